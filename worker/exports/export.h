@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam of checkpoint layouts that other programs load. An export writes a
+// directory from quantized layers and the float source, and can open what it
+// wrote, so that verification and evaluation read it from disk by fresh code.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/spec/params.h"
+#include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/recipe.pb.h"
+#include "worker/checkpoints/reader.h"
+#include "worker/formats/quantized_linear.h"
+#include "worker/models/linear.h"
+#include "worker/models/model.h"
+
+namespace quantd::exports {
+
+// What is written. All references outlive the call.
+struct ExportSource {
+  // The float checkpoint: everything that was not quantized comes from it.
+  checkpoints::CheckpointReader& reader;
+  models::Model& model;
+  // The modules that were quantized, in forward order.
+  const std::vector<std::string>& quantized_modules;
+  // The quantized layer of a module; read when asked for.
+  std::function<absl::StatusOr<formats::QuantizedLinear>(const std::string&)>
+      quantized;
+  // The resolved recipe, for the layout's own config.
+  const v1::Recipe& recipe;
+  // Text of tokenizer.json; empty where the source has none.
+  std::string tokenizer_json;
+};
+
+// Immutable after it is made.
+class Export {
+ public:
+  virtual ~Export() = default;
+  // Writes every file of the checkpoint below `directory`, which exists and is
+  // empty; the relative paths, sorted. The same source gives the same bytes.
+  virtual absl::StatusOr<std::vector<std::string>> Write(
+      const ExportSource& source, const std::string& directory) const = 0;
+};
+
+struct ExportEntry {
+  v1::ComponentEntry description;
+  std::unique_ptr<Export> (*make)(const spec::Params& params);
+  // True where this layout's loader reads the checkpoint (by its config).
+  bool (*reads)(const nlohmann::json& config);
+  // Loads linears of a checkpoint in this layout; `reader` outlives it.
+  absl::StatusOr<std::unique_ptr<models::LinearLoader>> (*open)(
+      checkpoints::CheckpointReader& reader);
+};
+
+const std::vector<ExportEntry>& Registry();
+
+absl::StatusOr<std::unique_ptr<Export>> MakeExport(
+    const v1::Component& component);
+
+// The loader for any checkpoint, quantized or not. INVALID_ARGUMENT,
+// QUANTIZATION_UNKNOWN, for a quantization_config nobody here reads.
+absl::StatusOr<std::unique_ptr<models::LinearLoader>> MakeLoader(
+    checkpoints::CheckpointReader& reader);
+
+}  // namespace quantd::exports

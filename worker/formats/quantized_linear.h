@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of one linear layer after rounding, independent of any file
+// layout. Methods make it, exports write it, models run it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+namespace quantd::formats {
+
+// A plain value. All tensors are contiguous and on the CPU.
+//
+// The dequantized weight is
+//   W[n, k] = scales[n, g] * (codes[n, k] - zeros[n, g]),  g = group of k,
+// computed in float32 for integer formats.
+struct QuantizedLinear {
+  // The id of the number format, for example "int4".
+  std::string format;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  // Input features per group; in_features where one group spans a row.
+  int64_t group_size = 0;
+  bool symmetric = true;
+  // uint8 [out, in]: code points 0 .. 2^bits - 1, in original column order.
+  at::Tensor codes;
+  // float32 [out, groups]: already rounded to the type they are stored in.
+  at::Tensor scales;
+  // uint8 [out, groups]: integer zero points, for symmetric grids 2^(bits-1).
+  at::Tensor zeros;
+  // int32 [in]: the group of each input feature. Undefined where it is
+  // k / group_size, the usual case.
+  at::Tensor group_index;
+
+  int64_t num_groups() const { return scales.size(1); }
+};
+
+}  // namespace quantd::formats

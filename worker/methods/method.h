@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The seam of rounding methods: the weights of one linear layer, what is known
+// of its inputs, and a number format in; codes and a numeric verdict out. A
+// method sees no file, no model and no RPC.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
+#include "proto/spec/params.h"
+#include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/report.pb.h"
+#include "worker/calibration/gram.h"
+#include "worker/formats/format.h"
+
+namespace quantd::methods {
+
+// What statistics a method needs of a layer's input.
+enum class Needs { kNothing, kGram };
+
+struct LinearProblem {
+  // float32 [out, in], contiguous. Not changed.
+  const at::Tensor& weight;
+  // What Needs asked for; null for kNothing.
+  const calibration::Statistics* statistics = nullptr;
+  formats::WeightSpec spec;
+};
+
+struct LinearSolution {
+  formats::QuantizedLinear linear;
+  // OK, DAMPED or RTN_FALLBACK; with the reason where it is not OK.
+  v1::Verdict verdict = v1::VERDICT_OK;
+  std::string reason;
+  // The damping fraction that the factorization succeeded with; 0 if unused.
+  double damp = 0;
+};
+
+// Immutable after it is made; used by one thread at a time.
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual Needs needs() const = 0;
+  // Polls `cancel` at least once a second. The same inputs give the same bits.
+  // Errors are for inputs that no policy can mend (non-finite weights);
+  // statistics that cannot be used end in the verdict RTN_FALLBACK.
+  virtual absl::StatusOr<LinearSolution> QuantizeLinear(
+      const LinearProblem& problem, const base::CancelToken& cancel) const = 0;
+};
+
+struct MethodEntry {
+  v1::ComponentEntry description;
+  std::unique_ptr<Method> (*make)(const spec::Params& params);
+};
+
+const std::vector<MethodEntry>& Registry();
+
+// NOT_FOUND naming the nearest ids; INVALID_ARGUMENT for its parameters.
+absl::StatusOr<std::unique_ptr<Method>> MakeMethod(
+    const v1::Component& component);
+
+// tr(D G D^T) / tr(W G W^T) with D = W - dequantized, the layer's relative
+// output error on the calibration tokens, in float64 accumulation. Without a
+// Gram matrix: the relative squared weight error.
+double RelativeError(const at::Tensor& weight,
+                     const formats::QuantizedLinear& linear,
+                     const calibration::Statistics* statistics);
+
+}  // namespace quantd::methods

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// A linear layer as a model runs it: y = x W^T + b, over float or packed
+// weights. Where the weights come from is a LinearLoader's business.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "worker/formats/quantized_linear.h"
+
+namespace quantd::models {
+
+// Immutable; used by one thread at a time.
+class Linear {
+ public:
+  virtual ~Linear() = default;
+  // `input` float32 [tokens, in] -> float32 [tokens, out].
+  virtual at::Tensor Apply(const at::Tensor& input) const = 0;
+  // float32 [out, in]; a copy where the weights are packed.
+  virtual at::Tensor DenseWeight() const = 0;
+  virtual int64_t out_features() const = 0;
+  virtual int64_t in_features() const = 0;
+  // float32 [out]; undefined where the layer has no bias.
+  virtual const at::Tensor& bias() const = 0;
+  // Memory of weights, scales, zero points and bias.
+  virtual int64_t weight_bytes() const = 0;
+};
+
+// `weight` float32 [out, in]; `bias` float32 [out] or undefined.
+std::unique_ptr<Linear> MakeDenseLinear(at::Tensor weight, at::Tensor bias);
+
+// Keeps the codes packed and expands a tile at a time while it computes.
+// Bit-identical to MakeDenseLinear(Dequantize(linear), bias).
+std::unique_ptr<Linear> MakePackedLinear(const formats::QuantizedLinear& linear,
+                                         at::Tensor bias);
+
+// Makes the linears of a model from a checkpoint.
+class LinearLoader {
+ public:
+  virtual ~LinearLoader() = default;
+  // `name` is the module, without ".weight". NOT_FOUND, TENSOR_MISSING;
+  // INVALID_ARGUMENT, TENSOR_SHAPE, where out or in differ.
+  virtual absl::StatusOr<std::unique_ptr<Linear>> Load(const std::string& name,
+                                                       int64_t out_features,
+                                                       int64_t in_features,
+                                                       bool has_bias) = 0;
+};
+
+}  // namespace quantd::models
