@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Who works on what: workers, leases and time. Workers pull: a job is granted
+// inside Synchronize, and Wake tells an idle worker to call it. The loop thread
+// expires leases, ends backoffs and wakes workers; time is the server's
+// monotonic clock alone. Thread-safe; no lock is held across the store.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "proto/base/clock.h"
+#include "quantd/v1/services.pb.h"
+#include "server/jobs/jobs.h"
+#include "server/scheduler/lease.h"
+#include "server/scheduler/workers.h"
+#include "server/store/store.h"
+
+namespace quantd::scheduler {
+
+class Scheduler {
+ public:
+  struct Options {
+    store::Store* store = nullptr;
+    jobs::Jobs* jobs = nullptr;
+    base::Clock* clock = nullptr;
+    // Fresh at every server start; workers register again when it changes.
+    std::string boot_id;
+    absl::Duration lease_ttl = absl::Seconds(30);
+    absl::Duration synchronize_interval = absl::Seconds(5);
+    // Matching happens on every change; this is the net below it.
+    absl::Duration fallback_interval = absl::Seconds(5);
+  };
+  explicit Scheduler(Options options);
+  ~Scheduler();
+
+  // Gives every live lease one full TTL and arms the backoffs; no thread yet.
+  absl::Status Recover();
+  // Starts and stops the loop thread.
+  void Start();
+  void Stop();
+  // One round of the loop: what tests call instead of Start.
+  void Tick();
+
+  // --- WorkerService -------------------------------------------------------
+  absl::StatusOr<v1::RegisterResponse> Register(
+      const v1::RegisterRequest& request);
+  absl::StatusOr<v1::SynchronizeResponse> Synchronize(
+      const v1::SynchronizeRequest& request);
+  absl::Status CommitStep(const v1::CommitStepRequest& request);
+  absl::StatusOr<v1::FinishResponse> Finish(const v1::FinishRequest& request);
+  // `wake` is called, without locks, whenever Synchronize would answer
+  // differently. Ends with Unsubscribe. FAILED_PRECONDITION,
+  // WORKER_NOT_REGISTERED.
+  absl::StatusOr<int64_t> SubscribeWake(const v1::WakeRequest& request,
+                                        std::function<void()> wake);
+  void UnsubscribeWake(int64_t subscription);
+
+  // --- Clients -------------------------------------------------------------
+  absl::StatusOr<v1::ExplainJobResponse> Explain(const std::string& id);
+  std::vector<v1::WorkerStatus> ListWorkers();
+
+  // Stops granting, for a server that is about to exit.
+  void StopGranting();
+  // To be called with every committed event, in order (see Core).
+  void OnEvents(const std::vector<v1::Event>& events);
+
+ private:
+  void Loop();
+  absl::Status HandleHeld(const v1::HeldWork& held);
+  void ExpireLeases();
+  void ReleaseBackoffs();
+  void WakeIdleWorkers();
+  absl::Status TryGrant(const WorkerInfo& worker);
+
+  // Constant after construction.
+  const Options options_;
+  // Self-synchronized.
+  LeaseTable leases_;
+  WorkerTable workers_;
+  // Grants are decided one at a time.
+  absl::Mutex grant_mu_;
+  // Guarded by mu_.
+  absl::Mutex mu_;
+  bool changed_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  bool granting_ ABSL_GUARDED_BY(mu_) = true;
+  // Monotonic time at which a PENDING job's wait is over.
+  std::map<std::string, absl::Duration> backoffs_ ABSL_GUARDED_BY(mu_);
+  std::thread thread_;
+};
+
+}  // namespace quantd::scheduler
