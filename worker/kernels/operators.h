@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// The fused loops as operators of LibTorch's dispatcher: one call for every
+// device. The CPU kernels are registered here; the CUDA plugin registers its
+// own under the same names when it is loaded.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "worker/kernels/integer_grid.h"
+
+namespace quantd::kernels {
+
+// The state of the GPTQ column loop over one layer. All tensors are contiguous
+// and on one device; columns are in the order in which they are quantized.
+//
+// With H = M diag(pivots) M^T, M unit upper triangular, column j becomes
+//   v_j = w_j + sum_{i<j} (w_i - w^_i) M_ij,   w^_j = grid(v_j)
+// which is the update of the published loop with H^-1 = U^T U rewritten without
+// the inverse (docs/methods/gptq.md).
+struct ColumnLoop {
+  at::Tensor weight;     // float32 [out, in]: w, not changed.
+  at::Tensor corrected;  // float32 [out, in]: v; starts as a copy of w.
+  at::Tensor feedback;   // float32 [in, in]: M; only the strict upper triangle
+                         // is read.
+  at::Tensor pivots;     // float32 [in].
+  at::Tensor codes;      // uint8 [out, in], written.
+  // float32 and uint8 [out, groups]: written at each group's first column, or
+  // read where column_group is defined.
+  at::Tensor scales;
+  at::Tensor zeros;
+  // int32 [in]: the group of each column, where all grids are chosen
+  // beforehand; undefined where column j belongs to group j / group_size.
+  at::Tensor column_group;
+  at::Tensor loss;  // float32 [out]: += 1/2 sum_j pivots_j (v_j - w^_j)^2.
+  IntegerGridRule rule;
+  int64_t group_size = 128;  // 1 .. in.
+  int64_t block_size = 128;  // Columns per lazily applied block.
+};
+
+// Quantizes columns [begin, end) of every row and applies their feedback to all
+// later columns of `corrected`. Call it over consecutive ranges, each ending at
+// BlockEnd(begin, in, width, column_group defined ? 0 : group_size).
+// Operator: quantd::gptq_columns.
+void GptqColumns(const ColumnLoop& loop, int64_t begin, int64_t end);
+
+// Chooses the grid of every group of `group_size` columns (the last may be
+// short) and rounds to it. `weight` float32 [out, in], contiguous and finite;
+// `codes` uint8 [out, in]; `scales` float32 and `zeros` uint8 [out, groups].
+// Operator: quantd::round_to_nearest.
+struct RoundingOutput {
+  at::Tensor codes;
+  at::Tensor scales;
+  at::Tensor zeros;
+};
+RoundingOutput RoundToNearest(const at::Tensor& weight, int64_t group_size,
+                              const IntegerGridRule& rule);
+
+// gram[upper triangle] += input^T input, in float32 and a fixed order. `gram`
+// float32 [in, in]; `input` float32 [tokens, in]. What lies below the diagonal
+// of `gram` is unspecified afterwards.
+// Operator: quantd::gram_add.
+void GramAdd(const at::Tensor& gram, const at::Tensor& input);
+
+}  // namespace quantd::kernels
