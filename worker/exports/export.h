@@ -14,6 +14,7 @@
 #include "quantd/v1/catalog.pb.h"
 #include "quantd/v1/recipe.pb.h"
 #include "worker/checkpoints/reader.h"
+#include "worker/formats/format.h"
 #include "worker/formats/quantized_linear.h"
 #include "worker/models/linear.h"
 #include "worker/models/model.h"
@@ -36,10 +37,27 @@ struct ExportSource {
   std::string tokenizer_json;
 };
 
+// A module that is going to be quantized, known before any weight is read.
+struct PlannedModule {
+  std::string name;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  formats::WeightSpec spec;
+  // The head, where it is the embedding matrix as well.
+  bool tied_head = false;
+};
+
 // Immutable after it is made.
 class Export {
  public:
   virtual ~Export() = default;
+  // INVALID_ARGUMENT, EXPORT_CANNOT_STORE, naming the module and what would
+  // work, where this layout has no place for it. Costs no time: asked for every
+  // module before a job starts.
+  virtual absl::Status CheckModule(const PlannedModule& module) const = 0;
+  // The float32 [out, in] weight that a reader of this layout computes from
+  // what is stored: the dequantized weight, unless the layout rounds it again.
+  virtual at::Tensor StoredWeight(const formats::QuantizedLinear& linear) const;
   // Writes every file of the checkpoint below `directory`, which exists and is
   // empty; the relative paths, sorted. The same source gives the same bytes.
   virtual absl::StatusOr<std::vector<std::string>> Write(

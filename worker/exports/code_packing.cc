@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/exports/code_packing.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "absl/base/config.h"
+#include "c10/util/Exception.h"
+
+namespace quantd::exports {
+namespace {
+
+#ifndef ABSL_IS_LITTLE_ENDIAN
+#error "words are read and written in the machine's order"
+#endif
+
+constexpr int64_t kCodesPerOctet = 8;
+// Below this many codes a thread costs more than it saves.
+constexpr int64_t kGrainCodes = 1 << 16;
+
+// Eight codes, one per byte, to the low 8 * bits bits: neighbours are joined in
+// pairs, pairs in fours, fours in eights.
+uint64_t Compress(uint64_t x, int bits) {
+  constexpr uint64_t kBytes = 0x00FF00FF00FF00FF;
+  constexpr uint64_t kPairs = 0x0000FFFF0000FFFF;
+  constexpr uint64_t kFours = 0x00000000FFFFFFFF;
+  x = (x & kBytes) | ((x >> 8 & kBytes) << bits);
+  x = (x & kPairs) | ((x >> 16 & kPairs) << (2 * bits));
+  return (x & kFours) | ((x >> 32) << (4 * bits));
+}
+
+uint64_t Expand(uint64_t x, int bits) {
+  const uint64_t four = (uint64_t{1} << (4 * bits)) - 1;
+  const uint64_t pair = ((uint64_t{1} << (2 * bits)) - 1) * 0x0000000100000001;
+  const uint64_t code = ((uint64_t{1} << bits) - 1) * 0x0001000100010001;
+  x = (x & four) | ((x >> (4 * bits) & four) << 32);
+  x = (x & pair) | ((x >> (2 * bits) & pair) << 16);
+  return (x & code) | ((x >> bits & code) << 8);
+}
+
+// Eight codes of `bits` bits are exactly `bits` bytes of the stream, so a row
+// is a run of octets whatever the width.
+void PackOctets(const uint8_t* codes, int64_t octets, int bits, uint8_t* out) {
+  for (int64_t i = 0; i < octets; ++i) {
+    uint64_t x;
+    std::memcpy(&x, codes + i * kCodesPerOctet, sizeof(x));
+    x = Compress(x, bits);
+    std::memcpy(out + i * bits, &x, bits);
+  }
+}
+
+void UnpackOctets(const uint8_t* in, int64_t octets, int bits, uint8_t* codes) {
+  for (int64_t i = 0; i < octets; ++i) {
+    uint64_t x = 0;
+    std::memcpy(&x, in + i * bits, bits);
+    x = Expand(x, bits);
+    std::memcpy(codes + i * kCodesPerOctet, &x, sizeof(x));
+  }
+}
+
+int64_t RowsPerTask(int64_t codes_per_row) {
+  return kGrainCodes / (codes_per_row + 1) + 1;
+}
+
+}  // namespace
+
+at::Tensor PackRows(const at::Tensor& codes, int bits) {
+  const int64_t rows = codes.size(0);
+  const int64_t cols = codes.size(1);
+  TORCH_CHECK(cols % kCodesPerChunk == 0 && codes.is_contiguous());
+  at::Tensor words = at::empty({rows, cols * bits / 32}, at::kInt);
+  const uint8_t* in = codes.const_data_ptr<uint8_t>();
+  uint8_t* out = static_cast<uint8_t*>(words.mutable_data_ptr());
+  at::parallel_for(0, rows, RowsPerTask(cols), [&](int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; ++row) {
+      PackOctets(in + row * cols, cols / kCodesPerOctet, bits,
+                 out + row * cols * bits / 8);
+    }
+  });
+  return words;
+}
+
+at::Tensor UnpackRows(const at::Tensor& words, int bits) {
+  const int64_t rows = words.size(0);
+  TORCH_CHECK(words.size(1) % bits == 0 && words.is_contiguous());
+  const int64_t cols = words.size(1) / bits * kCodesPerChunk;
+  at::Tensor codes = at::empty({rows, cols}, at::kByte);
+  const uint8_t* in = static_cast<const uint8_t*>(words.const_data_ptr());
+  uint8_t* out = codes.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, RowsPerTask(cols), [&](int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; ++row) {
+      UnpackOctets(in + row * cols * bits / 8, cols / kCodesPerOctet, bits,
+                   out + row * cols);
+    }
+  });
+  return codes;
+}
+
+}  // namespace quantd::exports
