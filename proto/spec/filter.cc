@@ -104,15 +104,88 @@ absl::StatusOr<std::string> OneOf(absl::string_view field,
       absl::StrJoin(NearestNames(value, allowed), ", ")));
 }
 
-// Recursive descent; the depth is bounded before each descent.
+constexpr std::pair<absl::string_view, FilterTerm::Field> kFields[] = {
+    {"state", FilterTerm::Field::kState},
+    {"kind", FilterTerm::Field::kKind},
+    {"method", FilterTerm::Field::kMethod},
+    {"model", FilterTerm::Field::kModel},
+    {"worker", FilterTerm::Field::kWorker},
+    {"name", FilterTerm::Field::kName},
+    {"label", FilterTerm::Field::kLabel}};
+
+absl::Status SetField(const std::string& name, FilterTerm* term) {
+  constexpr absl::string_view kLabelPrefix = "label.";
+  std::vector<std::string> names;
+  for (const auto& [known, field] : kFields) {
+    names.emplace_back(known);
+    if (known != name) continue;
+    term->field = field;
+    return absl::OkStatus();
+  }
+  if (absl::StartsWith(name, kLabelPrefix) &&
+      name.size() > kLabelPrefix.size()) {
+    term->field = FilterTerm::Field::kLabel;
+    term->label_key = name.substr(kLabelPrefix.size());
+    return absl::OkStatus();
+  }
+  return Invalid(absl::StrCat("names the field \"", Shortened(name),
+                              "\"; the nearest are ",
+                              absl::StrJoin(NearestNames(name, names), ", ")));
+}
+
+absl::Status CheckValue(FilterTerm* term) {
+  if (term->field == FilterTerm::Field::kLabel && term->label_key.empty()) {
+    return Invalid("compares label; write label.<key> = value");
+  }
+  if (term->field == FilterTerm::Field::kState) {
+    const std::string upper = absl::AsciiStrToUpper(term->value);
+    ASSIGN_OR_RETURN(
+        term->value,
+        OneOf("state", std::string(absl::StripPrefix(upper, kStatePrefix)),
+              StateNames()));
+  }
+  if (term->field == FilterTerm::Field::kKind) {
+    ASSIGN_OR_RETURN(term->value,
+                     OneOf("kind", term->value, {"evaluate", "quantize"}));
+  }
+  return absl::OkStatus();
+}
+
+using Clause = std::vector<FilterTerm>;
+
+// A formula in negation normal form: every result is a list of clauses.
+absl::StatusOr<FilterClauses> And(FilterClauses a, const FilterClauses& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+absl::StatusOr<FilterClauses> Or(const FilterClauses& a,
+                                 const FilterClauses& b) {
+  FilterClauses result;
+  size_t terms = 0;
+  for (const Clause& left : a) {
+    for (const Clause& right : b) {
+      terms += left.size() + right.size();
+      if (terms > kMaxExpandedTerms) {
+        return Invalid("has too many alternatives; ask in several queries");
+      }
+      result.push_back(left);
+      result.back().insert(result.back().end(), right.begin(), right.end());
+    }
+  }
+  return result;
+}
+
+// Recursive descent; the depth is bounded before each descent. `negated` says
+// that an odd number of NOTs stands before: AND and OR then trade places.
 class Parser {
  public:
   explicit Parser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-  absl::StatusOr<Filter> Parse() {
-    ASSIGN_OR_RETURN(Filter filter, Expression(0));
+  absl::StatusOr<FilterClauses> Parse() {
+    ASSIGN_OR_RETURN(FilterClauses clauses, Expression(0, false));
     if (Peek().kind != Token::Kind::kEnd) return Unexpected();
-    return filter;
+    return clauses;
   }
 
  private:
@@ -127,67 +200,47 @@ class Parser {
                                 "\" at byte ", Peek().offset));
   }
 
-  static Filter Join(Filter::Kind kind, std::vector<Filter> operands) {
-    if (operands.size() == 1) return std::move(operands[0]);
-    Filter filter;
-    filter.kind = kind;
-    filter.operands = std::move(operands);
-    return filter;
-  }
-
   // factor { [AND] factor }
-  absl::StatusOr<Filter> Expression(int depth) {
+  absl::StatusOr<FilterClauses> Expression(int depth, bool negated) {
     if (depth > kMaxFilterDepth) {
       return Invalid(absl::StrCat("is nested deeper than ", kMaxFilterDepth));
     }
-    std::vector<Filter> operands;
-    do {
-      ASSIGN_OR_RETURN(Filter factor, Factor(depth));
-      operands.push_back(std::move(factor));
-      if (PeekWord("AND")) {
-        Take();
-        if (Peek().kind == Token::Kind::kEnd) return Unexpected();
-      }
-    } while (Peek().kind != Token::Kind::kEnd &&
-             Peek().kind != Token::Kind::kClose);
-    return Join(Filter::Kind::kAnd, std::move(operands));
+    ASSIGN_OR_RETURN(FilterClauses all, Factor(depth, negated));
+    while (Peek().kind != Token::Kind::kEnd &&
+           Peek().kind != Token::Kind::kClose) {
+      if (PeekWord("AND")) Take();
+      ASSIGN_OR_RETURN(const FilterClauses next, Factor(depth, negated));
+      ASSIGN_OR_RETURN(all, negated ? Or(all, next) : And(all, next));
+    }
+    return all;
   }
 
   // term { OR term }
-  absl::StatusOr<Filter> Factor(int depth) {
-    std::vector<Filter> operands;
-    while (true) {
-      ASSIGN_OR_RETURN(Filter term, Term(depth));
-      operands.push_back(std::move(term));
-      if (!PeekWord("OR")) break;
+  absl::StatusOr<FilterClauses> Factor(int depth, bool negated) {
+    ASSIGN_OR_RETURN(FilterClauses any, Term(depth, negated));
+    while (PeekWord("OR")) {
       Take();
+      ASSIGN_OR_RETURN(const FilterClauses next, Term(depth, negated));
+      ASSIGN_OR_RETURN(any, negated ? And(any, next) : Or(any, next));
     }
-    return Join(Filter::Kind::kOr, std::move(operands));
+    return any;
   }
 
   // [NOT | -] ( "(" expression ")" | comparison )
-  absl::StatusOr<Filter> Term(int depth) {
+  absl::StatusOr<FilterClauses> Term(int depth, bool negated) {
     if (PeekWord("NOT") || Peek().kind == Token::Kind::kMinus) {
       Take();
-      ASSIGN_OR_RETURN(Filter operand, Simple(depth));
-      Filter filter;
-      filter.kind = Filter::Kind::kNot;
-      filter.operands.push_back(std::move(operand));
-      return filter;
+      negated = !negated;
     }
-    return Simple(depth);
-  }
-
-  absl::StatusOr<Filter> Simple(int depth) {
-    if (Peek().kind != Token::Kind::kOpen) return Comparison();
+    if (Peek().kind != Token::Kind::kOpen) return Comparison(negated);
     Take();
-    ASSIGN_OR_RETURN(Filter filter, Expression(depth + 1));
+    ASSIGN_OR_RETURN(FilterClauses inner, Expression(depth + 1, negated));
     if (Peek().kind != Token::Kind::kClose) return Unexpected();
     Take();
-    return filter;
+    return inner;
   }
 
-  absl::StatusOr<Filter> Comparison() {
+  absl::StatusOr<FilterClauses> Comparison(bool negated) {
     if (++terms_ > kMaxFilterTerms) {
       return Invalid(absl::StrCat("has more than ", kMaxFilterTerms, " terms"));
     }
@@ -195,99 +248,22 @@ class Parser {
         PeekWord("OR")) {
       return Unexpected();
     }
-    Filter filter;
-    filter.kind = Filter::Kind::kTerm;
-    RETURN_IF_ERROR(SetField(Take().text, &filter));
+    FilterTerm term;
+    RETURN_IF_ERROR(SetField(Take().text, &term));
     if (Peek().kind != Token::Kind::kOperator) return Unexpected();
-    const std::string op = Take().text;
-    const bool exists_key = op == ":" && filter.field == Filter::Field::kLabel;
+    const absl::string_view op = tokens_[next_++].text;
+    if (op != "=" && op != "!=" && op != ":") {
+      return Invalid(
+          absl::StrCat("uses \"", op, "\"; its operators are =, != and :"));
+    }
+    term.negated = negated != (op == "!=");
     if (Peek().kind != Token::Kind::kWord &&
         Peek().kind != Token::Kind::kString) {
       return Unexpected();
     }
-    filter.value = Take().text;
-    RETURN_IF_ERROR(SetOperator(op, &filter));
-    if (exists_key) return LabelHas(std::move(filter));
-    RETURN_IF_ERROR(CheckValue(&filter));
-    return filter;
-  }
-
-  static absl::Status SetField(const std::string& name, Filter* filter) {
-    using Field = Filter::Field;
-    static constexpr std::pair<absl::string_view, Field> kFields[] = {
-        {"state", Field::kState},   {"kind", Field::kKind},
-        {"method", Field::kMethod}, {"model", Field::kModel},
-        {"worker", Field::kWorker}, {"label", Field::kLabel}};
-    std::vector<std::string> names;
-    for (const auto& [known, field] : kFields) {
-      names.emplace_back(known);
-      if (known != name) continue;
-      filter->field = field;
-      return absl::OkStatus();
-    }
-    if (absl::StartsWith(name, "label.") && name.size() > 6) {
-      filter->field = Field::kLabel;
-      filter->label = name.substr(6);
-      return absl::OkStatus();
-    }
-    return Invalid(absl::StrCat(
-        "names the field \"", Shortened(name), "\"; the nearest are ",
-        absl::StrJoin(NearestNames(name, names), ", ")));
-  }
-
-  static absl::Status SetOperator(const std::string& op, Filter* filter) {
-    if (op == "=") {
-      filter->op = Filter::Op::kEquals;
-    } else if (op == "!=") {
-      filter->op = Filter::Op::kNotEquals;
-    } else if (op == ":") {
-      filter->op = Filter::Op::kContains;
-    } else {
-      return Invalid(
-          absl::StrCat("uses \"", op, "\"; its operators are =, != and :"));
-    }
-    return absl::OkStatus();
-  }
-
-  // `label:key` and `label.key:*` ask for the key, `label.key:text` for a part.
-  static absl::StatusOr<Filter> LabelHas(Filter filter) {
-    if (filter.label.empty()) {
-      filter.label = std::exchange(filter.value, "");
-      if (filter.label.empty()) return Invalid("asks for a label without name");
-      filter.op = Filter::Op::kExists;
-    } else if (filter.value == "*") {
-      filter.value.clear();
-      filter.op = Filter::Op::kExists;
-    }
-    return filter;
-  }
-
-  static absl::Status CheckValue(Filter* filter) {
-    switch (filter->field) {
-      case Filter::Field::kState: {
-        const std::string upper = absl::AsciiStrToUpper(filter->value);
-        ASSIGN_OR_RETURN(
-            filter->value,
-            OneOf("state", std::string(absl::StripPrefix(upper, kStatePrefix)),
-                  StateNames()));
-        break;
-      }
-      case Filter::Field::kKind: {
-        ASSIGN_OR_RETURN(filter->value, OneOf("kind", filter->value,
-                                              {"evaluate", "quantize"}));
-        break;
-      }
-      case Filter::Field::kLabel:
-        if (filter->label.empty()) {
-          return Invalid("compares label; write label.<key> = value");
-        }
-        return absl::OkStatus();
-      default:
-        return absl::OkStatus();
-    }
-    // Words from a closed list have no parts worth asking for.
-    if (filter->op == Filter::Op::kContains) filter->op = Filter::Op::kEquals;
-    return absl::OkStatus();
+    term.value = Take().text;
+    RETURN_IF_ERROR(CheckValue(&term));
+    return FilterClauses{{term}};
   }
 
   const std::vector<Token> tokens_;
@@ -304,51 +280,37 @@ std::string Quoted(absl::string_view value) {
   return text + "\"";
 }
 
-std::string TermText(const Filter& filter) {
-  static constexpr absl::string_view kNames[] = {"state", "kind",   "method",
-                                                 "model", "worker", "label"};
-  if (filter.op == Filter::Op::kExists) {
-    return absl::StrCat("label:", Quoted(filter.label));
+std::string TermText(const FilterTerm& term) {
+  std::string name;
+  for (const auto& [known, field] : kFields) {
+    if (field == term.field) name = std::string(known);
   }
-  std::string name(kNames[static_cast<int>(filter.field)]);
-  if (filter.field == Filter::Field::kLabel) {
-    absl::StrAppend(&name, ".", filter.label);
+  if (term.field == FilterTerm::Field::kLabel) {
+    absl::StrAppend(&name, ".", term.label_key);
   }
-  const absl::string_view op = filter.op == Filter::Op::kEquals      ? " = "
-                               : filter.op == Filter::Op::kNotEquals ? " != "
-                                                                     : ":";
-  return absl::StrCat(name, op, Quoted(filter.value));
+  return absl::StrCat(name, term.negated ? " != " : " = ", Quoted(term.value));
 }
 
 }  // namespace
 
-absl::StatusOr<Filter> ParseFilter(absl::string_view text) {
+absl::StatusOr<FilterClauses> ParseFilter(absl::string_view text) {
   if (text.size() > kMaxFilterBytes) {
     return Invalid(absl::StrCat("is longer than ", kMaxFilterBytes, " bytes"));
   }
   ASSIGN_OR_RETURN(std::vector<Token> tokens, Tokenize(text));
-  if (tokens.size() == 1) return Filter();
+  if (tokens.size() == 1) return FilterClauses();
   return Parser(std::move(tokens)).Parse();
 }
 
-std::string FilterText(const Filter& filter) {
-  switch (filter.kind) {
-    case Filter::Kind::kEverything:
-      return "";
-    case Filter::Kind::kTerm:
-      return TermText(filter);
-    case Filter::Kind::kNot:
-      return absl::StrCat("NOT (", FilterText(filter.operands[0]), ")");
-    case Filter::Kind::kAnd:
-    case Filter::Kind::kOr:
-      break;
-  }
-  const absl::string_view word =
-      filter.kind == Filter::Kind::kAnd ? " AND " : " OR ";
-  return absl::StrJoin(filter.operands, word,
-                       [](std::string* out, const Filter& operand) {
-                         absl::StrAppend(out, "(", FilterText(operand), ")");
-                       });
+std::string FilterText(const FilterClauses& clauses) {
+  return absl::StrJoin(
+      clauses, " AND ", [](std::string* out, const Clause& clause) {
+        absl::StrAppend(
+            out, absl::StrJoin(clause, " OR ",
+                               [](std::string* to, const FilterTerm& term) {
+                                 absl::StrAppend(to, TermText(term));
+                               }));
+      });
 }
 
 }  // namespace quantd::spec

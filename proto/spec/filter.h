@@ -3,11 +3,10 @@
 //
 //   state = RUNNING AND (method = gptq OR method = rtn) AND NOT label.run = "x"
 //
-// Fields: state, kind, method, model, worker, label.<key>. Operators: = and !=
-// compare whole values; `field:text` asks whether the value contains the text,
-// `label:key` whether a label exists. OR binds tighter than AND, and words side
-// by side are joined by AND. The result is a tree of plain values that the
-// store turns into SQL with bound parameters; nothing of it is ever pasted.
+// Fields: state, kind, method, model, worker, name, label.<key>. Operators: =
+// and !=; `:` means =. OR binds tighter than AND, and words side by side are
+// joined by AND. The result is plain values that the store binds as SQL
+// parameters; nothing of the text is ever pasted.
 #pragma once
 
 #include <string>
@@ -18,42 +17,32 @@
 
 namespace quantd::spec {
 
-struct Filter {
-  enum class Kind {
-    kEverything,  // The empty filter.
-    kAnd,         // All of `operands`.
-    kOr,          // Any of `operands`.
-    kNot,         // Not operands[0].
-    kTerm,        // A comparison.
-  };
-  enum class Field { kState, kKind, kMethod, kModel, kWorker, kLabel };
-  enum class Op {
-    kEquals,
-    kNotEquals,
-    kContains,  // The value contains `value` (bytes, case-sensitive).
-    kExists,    // The label is set; kLabel only.
-  };
-
-  Kind kind = Kind::kEverything;
-  std::vector<Filter> operands;
-
+struct FilterTerm {
+  enum class Field { kState, kKind, kMethod, kModel, kWorker, kName, kLabel };
   Field field = Field::kState;
-  Op op = Op::kEquals;
+  // True: the term holds where the value differs.
+  bool negated = false;
   // The key, for kLabel.
-  std::string label;
-  // State names are upper case without a prefix, for example "RUNNING"; kinds
-  // are "quantize" and "evaluate".
+  std::string label_key;
+  // States are upper case without a prefix, for example "RUNNING"; kinds are
+  // "quantize" and "evaluate".
   std::string value;
 };
+
+// All of the clauses hold, each by at least one of its terms. Empty:
+// everything.
+using FilterClauses = std::vector<std::vector<FilterTerm>>;
 
 inline constexpr size_t kMaxFilterBytes = 2048;
 inline constexpr int kMaxFilterDepth = 16;
 inline constexpr int kMaxFilterTerms = 64;
+// Of all clauses together, once brackets are multiplied out.
+inline constexpr size_t kMaxExpandedTerms = 1024;
 
 // INVALID_ARGUMENT, FILTER_INVALID, says what was met where.
-absl::StatusOr<Filter> ParseFilter(absl::string_view text);
+absl::StatusOr<FilterClauses> ParseFilter(absl::string_view text);
 
-// Text that parses to the same tree.
-std::string FilterText(const Filter& filter);
+// Text that parses to the same clauses.
+std::string FilterText(const FilterClauses& clauses);
 
 }  // namespace quantd::spec
