@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "proto/spec/catalog_rules.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "proto/base/status_macros.h"
+#include "proto/spec/canonical.h"
+#include "proto/spec/component_text.h"
+#include "proto/spec/nearest.h"
+#include "proto/spec/params.h"
+#include "proto/spec/recipe_rules.h"
+
+namespace quantd::spec {
+namespace {
+
+constexpr char kSymmetric[] = "symmetric";
+constexpr char kAsymmetric[] = "asymmetric";
+constexpr char kGrouped[] = "group_size>0";
+
+absl::string_view SeamWord(v1::Seam seam) {
+  switch (seam) {
+    case v1::SEAM_TRANSFORM:
+      return "transform";
+    case v1::SEAM_METHOD:
+      return "method";
+    case v1::SEAM_FORMAT:
+      return "number format";
+    case v1::SEAM_EXPORT:
+      return "export";
+    case v1::SEAM_EVAL:
+      return "task";
+    default:
+      return "component";
+  }
+}
+
+std::vector<std::string> IdsOf(const v1::Catalog& catalog, v1::Seam seam) {
+  std::vector<std::string> ids;
+  for (const v1::ComponentEntry& entry : catalog.entries()) {
+    if (entry.seam() == seam) ids.push_back(entry.id());
+  }
+  return ids;
+}
+
+bool Provides(const v1::ComponentEntry& entry, absl::string_view property) {
+  return std::find(entry.provides().begin(), entry.provides().end(),
+                   property) != entry.provides().end();
+}
+
+// A component that the recipe chose, where it stands and what it is.
+struct Choice {
+  std::string field;
+  const v1::ComponentEntry* entry = nullptr;
+  std::map<std::string, v1::Value> params;
+};
+
+class CatalogCheck {
+ public:
+  CatalogCheck(const v1::Recipe& recipe, const v1::Catalog& catalog,
+               std::string prefix)
+      : recipe_(recipe), catalog_(catalog), prefix_(std::move(prefix)) {}
+
+  std::vector<Violation> Run() {
+    List(v1::SEAM_TRANSFORM, "transforms", recipe_.transforms());
+    Add(v1::SEAM_METHOD, "method", recipe_.method());
+    AddFormat("weights.format", recipe_.weights().format());
+    CheckActivations("activations", recipe_.activations());
+    Overrides();
+    List(v1::SEAM_EXPORT, "exports", recipe_.exports());
+    List(v1::SEAM_EVAL, "evals", recipe_.evals());
+    CheckRequirements();
+    return std::move(violations_);
+  }
+
+  std::vector<Violation> RunEvals(
+      const google::protobuf::RepeatedPtrField<v1::Component>& evals) {
+    List(v1::SEAM_EVAL, "evals", evals);
+    return std::move(violations_);
+  }
+
+ private:
+  void Violate(absl::string_view field, absl::string_view value,
+               absl::string_view reason, absl::string_view description,
+               absl::string_view suggestion) {
+    violations_.push_back({absl::StrCat(prefix_, field), Shortened(value),
+                           std::string(reason), std::string(description),
+                           std::string(suggestion)});
+  }
+
+  const v1::ComponentEntry* Find(v1::Seam seam, absl::string_view field,
+                                 const std::string& id) {
+    const v1::ComponentEntry* entry = FindEntry(catalog_, seam, id);
+    if (entry != nullptr || id.empty()) return entry;
+    const std::vector<std::string> ids = IdsOf(catalog_, seam);
+    Violate(field, id, "COMPONENT_UNKNOWN",
+            absl::StrCat("is no ", SeamWord(seam), " of this server's workers"),
+            ids.empty()
+                ? "they have none"
+                : absl::StrCat("the nearest are ",
+                               absl::StrJoin(NearestNames(id, ids), ", ")));
+    return nullptr;
+  }
+
+  void Add(v1::Seam seam, const std::string& field,
+           const v1::Component& component) {
+    const v1::ComponentEntry* entry =
+        Find(seam, absl::StrCat(field, ".id"), component.id());
+    if (entry == nullptr) return;
+    const absl::StatusOr<Params> params = Params::Resolve(component, *entry);
+    if (!params.ok()) {
+      Violate(absl::StrCat(field, ".params"), "", "PARAMETER_INVALID",
+              params.status().message(), "");
+      return;
+    }
+    choices_[seam].push_back({field, entry, params->values()});
+  }
+
+  void List(v1::Seam seam, const std::string& field,
+            const google::protobuf::RepeatedPtrField<v1::Component>& list) {
+    for (int i = 0; i < list.size(); ++i) {
+      Add(seam, absl::StrCat(field, "[", i, "]"), list[i]);
+    }
+  }
+
+  void AddFormat(const std::string& field, const std::string& id) {
+    const v1::ComponentEntry* entry = Find(v1::SEAM_FORMAT, field, id);
+    if (entry != nullptr)
+      choices_[v1::SEAM_FORMAT].push_back({field, entry, {}});
+  }
+
+  void CheckActivations(const std::string& field, const std::string& id) {
+    if (id.empty() || id == kPlainActivations) return;
+    const v1::ComponentEntry* entry = FindEntry(catalog_, v1::SEAM_FORMAT, id);
+    if (entry != nullptr && Provides(*entry, kActivationsProperty)) return;
+    std::vector<std::string> ids = {kPlainActivations};
+    for (const v1::ComponentEntry& candidate : catalog_.entries()) {
+      if (candidate.seam() == v1::SEAM_FORMAT &&
+          Provides(candidate, kActivationsProperty)) {
+        ids.push_back(candidate.id());
+      }
+    }
+    Violate(field, id, "COMPONENT_UNKNOWN",
+            "is no activation format of this server's workers",
+            absl::StrCat("the nearest are ",
+                         absl::StrJoin(NearestNames(id, ids), ", ")));
+  }
+
+  void Overrides() {
+    for (int i = 0; i < recipe_.overrides_size(); ++i) {
+      const v1::Override& row = recipe_.overrides(i);
+      const std::string field = absl::StrCat("overrides[", i, "]");
+      if (!row.wq().empty()) AddFormat(field + ".wq", row.wq());
+      CheckActivations(field + ".aq", row.aq());
+      if (row.extra().empty()) continue;
+      v1::Component method = recipe_.method();
+      for (const auto& [name, value] : row.extra()) {
+        (*method.mutable_params())[name] = value;
+      }
+      const v1::ComponentEntry* entry =
+          FindEntry(catalog_, v1::SEAM_METHOD, method.id());
+      if (entry == nullptr) continue;
+      const absl::StatusOr<Params> params = Params::Resolve(method, *entry);
+      if (params.ok()) continue;
+      Violate(field + ".extra", "", "PARAMETER_INVALID",
+              params.status().message(), "");
+    }
+  }
+
+  static bool Applies(const v1::Requirement& requirement,
+                      const Choice& choice) {
+    if (requirement.when().empty()) return true;
+    const size_t equals = requirement.when().find('=');
+    const auto param = choice.params.find(requirement.when().substr(0, equals));
+    if (equals == std::string::npos || param == choice.params.end()) {
+      return false;
+    }
+    return ValueText(param->second) == requirement.when().substr(equals + 1);
+  }
+
+  // What the recipe has where `requirement` is not met; empty where it is.
+  std::vector<std::string> Missing(const v1::Requirement& requirement) const {
+    const v1::WeightFormat& weights = recipe_.weights();
+    if (requirement.seam() == v1::SEAM_FORMAT) {
+      if (requirement.property() == kSymmetric) {
+        if (weights.symmetric()) return {};
+        return {"asymmetric weights"};
+      }
+      if (requirement.property() == kAsymmetric) {
+        if (!weights.symmetric()) return {};
+        return {"symmetric weights"};
+      }
+      if (requirement.property() == kGrouped) return PerRow();
+    }
+    std::vector<std::string> missing;
+    const auto chosen = choices_.find(requirement.seam());
+    if (chosen == choices_.end()) return missing;
+    for (const Choice& choice : chosen->second) {
+      if (Provides(*choice.entry, requirement.property())) continue;
+      if (std::find(missing.begin(), missing.end(), choice.entry->id()) ==
+          missing.end()) {
+        missing.push_back(choice.entry->id());
+      }
+    }
+    return missing;
+  }
+
+  std::vector<std::string> PerRow() const {
+    if (recipe_.weights().group_size() <= 0) return {"one group per row"};
+    for (const v1::Override& row : recipe_.overrides()) {
+      if (!row.skip() && row.has_group_size() && row.group_size() <= 0) {
+        return {
+            absl::StrCat("one group per row (", Shortened(row.pattern()), ")")};
+      }
+    }
+    return {};
+  }
+
+  void CheckRequirements() {
+    for (const auto& [seam, chosen] : choices_) {
+      for (const Choice& choice : chosen) {
+        for (const v1::Requirement& requirement :
+             choice.entry->requirements()) {
+          if (!Applies(requirement, choice)) continue;
+          for (const std::string& other : Missing(requirement)) {
+            Violate(choice.field, "", "COMBINATION_ILLEGAL",
+                    absl::StrCat(Subject(choice, requirement), " with ", other,
+                                 ": ", requirement.why()),
+                    requirement.suggestion());
+          }
+        }
+      }
+    }
+  }
+
+  static std::string Subject(const Choice& choice,
+                             const v1::Requirement& requirement) {
+    if (requirement.when().empty()) return choice.entry->id();
+    return absl::StrCat(choice.entry->id(), " (", requirement.when(), ")");
+  }
+
+  const v1::Recipe& recipe_;
+  const v1::Catalog& catalog_;
+  const std::string prefix_;
+  std::map<v1::Seam, std::vector<Choice>> choices_;
+  std::vector<Violation> violations_;
+};
+
+absl::Status ResolveComponent(const v1::Catalog& catalog, v1::Seam seam,
+                              v1::Component* component) {
+  const v1::ComponentEntry* entry = FindEntry(catalog, seam, component->id());
+  if (entry == nullptr) {
+    return UnknownName(SeamWord(seam), component->id(), IdsOf(catalog, seam));
+  }
+  ASSIGN_OR_RETURN(const Params params, Params::Resolve(*component, *entry));
+  component->clear_params();
+  component->mutable_params()->insert(params.values().begin(),
+                                      params.values().end());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const v1::ComponentEntry* FindEntry(const v1::Catalog& catalog, v1::Seam seam,
+                                    absl::string_view id) {
+  for (const v1::ComponentEntry& entry : catalog.entries()) {
+    if (entry.seam() == seam && entry.id() == id) return &entry;
+  }
+  return nullptr;
+}
+
+std::vector<Violation> CheckRecipe(const v1::Recipe& recipe,
+                                   const v1::Catalog& catalog,
+                                   const std::string& prefix) {
+  return CatalogCheck(recipe, catalog, prefix).Run();
+}
+
+std::vector<Violation> CheckJobSpec(const v1::JobSpec& spec,
+                                    const v1::Catalog& catalog) {
+  if (spec.has_quantize()) {
+    return CheckRecipe(spec.quantize().recipe(), catalog, "quantize.recipe.");
+  }
+  return CatalogCheck(v1::Recipe(), catalog, "evaluate.")
+      .RunEvals(spec.evaluate().evals());
+}
+
+absl::Status ValidateJob(const v1::JobSpec& spec, const v1::Catalog& catalog) {
+  std::vector<Violation> violations = CheckJobSpec(spec);
+  // The bounds come first: only a bounded recipe is looked at in depth.
+  const bool too_big = std::any_of(violations.begin(), violations.end(),
+                                   [](const Violation& violation) {
+                                     return violation.reason == "TOO_MANY";
+                                   });
+  if (!too_big) {
+    std::vector<Violation> more = CheckJobSpec(spec, catalog);
+    violations.insert(violations.end(), more.begin(), more.end());
+  }
+  return ToStatus(violations);
+}
+
+absl::StatusOr<v1::Recipe> ResolveRecipe(const v1::Recipe& recipe,
+                                         const v1::Catalog& catalog) {
+  v1::Recipe resolved = WithDefaults(recipe);
+  for (v1::Component& component : *resolved.mutable_transforms()) {
+    RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_TRANSFORM, &component));
+  }
+  RETURN_IF_ERROR(
+      ResolveComponent(catalog, v1::SEAM_METHOD, resolved.mutable_method()));
+  for (v1::Component& component : *resolved.mutable_exports()) {
+    RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_EXPORT, &component));
+  }
+  for (v1::Component& component : *resolved.mutable_evals()) {
+    RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_EVAL, &component));
+  }
+  return resolved;
+}
+
+}  // namespace quantd::spec
