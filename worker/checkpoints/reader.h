@@ -25,18 +25,20 @@ struct TensorInfo {
   int64_t size_bytes = 0;
 };
 
-// An open, mapped checkpoint. Names and shapes are those of the Hugging Face
-// checkpoint of the family, whatever the container calls them. Thread-safe.
+// An open checkpoint. Weights stay in the file until they are read. Names and
+// shapes are those of the Hugging Face checkpoint of the family, whatever the
+// container calls them. Thread-safe.
 class CheckpointReader {
  public:
   virtual ~CheckpointReader() = default;
   virtual const std::map<std::string, TensorInfo>& tensors() const = 0;
-  // The tensor in its stored dtype, copied out of the map. Block-quantized GGUF
+  // The tensor in its stored dtype, a copy. Block-quantized GGUF
   // types come back as float32. NOT_FOUND, TENSOR_MISSING.
   virtual absl::StatusOr<at::Tensor> Read(const std::string& name) = 0;
   // The same as float32. INVALID_ARGUMENT for integer tensors.
   absl::StatusOr<at::Tensor> ReadFloat(const std::string& name);
-  // The model's config.json, or one made from the container's metadata.
+  // The model's config.json, or one made from the container's metadata; an
+  // empty object where there is none.
   virtual const nlohmann::json& config() const = 0;
   // Container metadata: for GGUF all keys, tokenizer arrays included; for
   // safetensors the __metadata__ object.

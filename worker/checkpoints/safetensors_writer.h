@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,17 +35,21 @@ class ShardedWriter {
   ShardedWriter(std::string directory, int64_t max_shard_bytes);
   // Tensors may come in any order that is the same every time.
   absl::Status Add(const std::string& name, const at::Tensor& tensor);
-  // Writes what is left and the index; the file names, in order.
+  // Writes what is left and the index; the names of the files, which are
+  // weights in order and then the index, where there is one.
   absl::StatusOr<std::vector<std::string>> Finish();
 
  private:
   absl::Status Flush();
+  std::string PartialPath(size_t shard) const;
 
   const std::string directory_;
   const int64_t max_shard_bytes_;
   TensorMap pending_;
   int64_t pending_bytes_ = 0;
   int64_t total_bytes_ = 0;
+  std::set<std::string> names_;
+  // The tensors of each shard that is written.
   std::vector<std::vector<std::string>> shards_;
 };
 
