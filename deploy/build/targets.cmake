@@ -7,6 +7,8 @@
 #   quantd_test(<area>/<folder> [DEPS <target>...])
 #     tests/<area>/<folder>/*_test.cc as one program labelled `unit`, and
 #     *_slow_test.cc and *_gpu_test.cc as one each, labelled `slow` and `gpu`.
+#     Other .cc files there are linked into all of them; *_stub.cc are programs
+#     that tests/CMakeLists.txt names.
 function(quantd_common target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(${target} PRIVATE quantd_warnings)
@@ -71,16 +73,21 @@ function(quantd_test folder)
   if(TARGET quantd_${name})
     list(APPEND deps quantd_${name})
   endif()
-  file(GLOB all CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*_test.cc)
+  file(GLOB shared CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*.cc)
+  set(all ${shared})
+  list(FILTER all INCLUDE REGEX "_test\\.cc$")
+  list(FILTER shared EXCLUDE REGEX "_(test|stub)\\.cc$")
   foreach(tier slow gpu)
     set(files ${all})
     list(FILTER files INCLUDE REGEX "_${tier}_test\\.cc$")
     list(FILTER all EXCLUDE REGEX "_${tier}_test\\.cc$")
     if(files)
-      quantd_test_program(${name}_${tier}_test ${tier} "${deps}" ${ARG_TORCH} ${files})
+      quantd_test_program(${name}_${tier}_test ${tier} "${deps}" ${ARG_TORCH}
+        ${files} ${shared})
     endif()
   endforeach()
   if(all)
-    quantd_test_program(${name}_test unit "${deps}" ${ARG_TORCH} ${all})
+    quantd_test_program(${name}_test unit "${deps}" ${ARG_TORCH} ${all}
+      ${shared})
   endif()
 endfunction()
