@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "quantd/v1/catalog.pb.h"
 #include "worker/formats/quantized_linear.h"
+#include "worker/kernels/integer_grid.h"
 
 namespace quantd::formats {
 
@@ -52,6 +54,15 @@ class Format {
   // (NON_FINITE_WEIGHT) where a value is not finite.
   virtual absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
                                           const WeightSpec& spec) const = 0;
+  // See the free function of this name.
+  virtual absl::StatusOr<QuantizedLinear> RoundToNearest(
+      const at::Tensor& weight, const WeightSpec& spec) const = 0;
+  // float32 [out, in].
+  virtual at::Tensor Dequantize(const QuantizedLinear& linear) const = 0;
+  // The rule of the fused integer kernels; none for other number formats.
+  // INVALID_ARGUMENT, SCALE_TYPE_UNKNOWN.
+  virtual absl::StatusOr<std::optional<kernels::IntegerGridRule>> IntegerRule(
+      const WeightSpec& spec) const = 0;
 };
 
 struct FormatEntry {
@@ -65,8 +76,12 @@ const std::vector<FormatEntry>& Registry();
 // NOT_FOUND naming the nearest ids.
 absl::StatusOr<const Format*> FindFormat(absl::string_view id);
 
-// float32 [out, in].
+// float32 [out, in]. The format must be registered.
 at::Tensor Dequantize(const QuantizedLinear& linear);
+
+// OK for a float32 [out, in] weight with at least one element and only finite
+// values; INVALID_ARGUMENT with WEIGHT_SHAPE or NON_FINITE_WEIGHT.
+absl::Status CheckWeight(const at::Tensor& weight);
 
 // Rounds to nearest, ties to even, with the grids of `spec` chosen from the
 // weights themselves. `weight` is float32 [out, in]; the last group may be

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "worker/kernels/integer_grid.h"
 
@@ -45,10 +47,24 @@ struct ColumnLoop {
 // Operator: quantd::gptq_columns.
 void GptqColumns(const ColumnLoop& loop, int64_t begin, int64_t end);
 
+// What a kernel of quantd::gptq_columns gets: its schema is
+//   (Tensor(a!)[] state, Tensor? column_group, int[] layout) -> ()
+// and this takes it apart again.
+struct ColumnRange {
+  ColumnLoop loop;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+ColumnRange UnpackColumnLoop(at::TensorList state,
+                             const std::optional<at::Tensor>& column_group,
+                             at::IntArrayRef layout);
+
 // Chooses the grid of every group of `group_size` columns (the last may be
 // short) and rounds to it. `weight` float32 [out, in], contiguous and finite;
 // `codes` uint8 [out, in]; `scales` float32 and `zeros` uint8 [out, groups].
-// Operator: quantd::round_to_nearest.
+// Operator: quantd::round_to_nearest
+//   (Tensor weight, int group_size, int max_code, bool symmetric,
+//    int scale_type) -> (Tensor, Tensor, Tensor)
 struct RoundingOutput {
   at::Tensor codes;
   at::Tensor scales;
@@ -60,7 +76,7 @@ RoundingOutput RoundToNearest(const at::Tensor& weight, int64_t group_size,
 // gram[upper triangle] += input^T input, in float32 and a fixed order. `gram`
 // float32 [in, in]; `input` float32 [tokens, in]. What lies below the diagonal
 // of `gram` is unspecified afterwards.
-// Operator: quantd::gram_add.
+// Operator: quantd::gram_add(Tensor(a!) gram, Tensor input) -> ()
 void GramAdd(const at::Tensor& gram, const at::Tensor& input);
 
 }  // namespace quantd::kernels
