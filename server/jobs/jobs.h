@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "proto/base/blob_directory.h"
 #include "proto/base/clock.h"
 #include "proto/base/ids.h"
 #include "quantd/v1/services.pb.h"
@@ -29,7 +31,7 @@ namespace quantd::jobs {
 // From the record and how the attempt ended (empty class: it succeeded) to
 // what follows; see scheduler/retry_policy.
 using RetryRule =
-    std::function<store::Verdict(const store::JobRecord&, const v1::Failure&)>;
+    std::function<store::Outcome(const store::JobRecord&, const v1::Failure&)>;
 
 struct JobList {
   std::vector<v1::Job> jobs;
@@ -43,6 +45,7 @@ class Jobs {
     store::Store* store = nullptr;
     events::Hub* hub = nullptr;
     LogFiles* logs = nullptr;
+    base::BlobDirectory* blobs = nullptr;
     base::Clock* clock = nullptr;
     base::IdGenerator* ids = nullptr;
     RetryRule retry_rule;
@@ -93,6 +96,8 @@ class Jobs {
                                     const std::string& reason);
   // The wait of a PENDING job is over.
   absl::Status Release(const std::string& job_id);
+  // Removes blobs that only superseded steps needed; called now and then.
+  void RemoveSupersededBlobs();
 
   // Of a record: what Get returns, live progress included.
   v1::Job ToMessage(const store::JobRecord& record);
@@ -110,6 +115,8 @@ class Jobs {
   // Guarded by mu_, which is never held across a call to the store.
   absl::Mutex mu_;
   std::map<std::string, v1::Progress> progress_ ABSL_GUARDED_BY(mu_);
+  // Jobs with a step committed since blobs were last removed.
+  std::set<std::string> grown_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace quantd::jobs

@@ -36,8 +36,9 @@ struct JobRecord {
   v1::Failure failure;
   int32_t attempt = 0;
   int64_t epoch = 0;
-  // The holder of the lease; empty where no lease is held.
+  // The newest holder; stays when the lease ends.
   std::string worker_name;
+  // Of the lease's holder; empty where no lease is held.
   std::string incarnation;
   // Of the newest committed step; empty before the first one.
   std::string fingerprint;
@@ -47,8 +48,10 @@ struct JobRecord {
   int32_t resource_failures = 0;
   // Losses in a row without a new step in between.
   int32_t unproductive_losses = 0;
-  // committed_steps when the lease was last lost; -1 before any loss.
-  int64_t steps_at_last_loss = -1;
+  // committed_steps when the lease was last lost; 0 before any loss.
+  int64_t steps_at_last_loss = 0;
+  // Among QUEUED jobs of one priority: smaller is granted first.
+  int64_t queue_rank = 0;
   // Filled by GetJob only; lists leave it empty.
   v1::JobReport report;
   std::vector<std::string> artifact_ids;
@@ -82,7 +85,7 @@ struct SubmitResult {
 };
 
 // What an ended attempt leads to; chosen by the retry rule from the record.
-struct Verdict {
+struct Outcome {
   // QUEUED, PENDING (BACKOFF), FAILED, SUCCEEDED or CANCELLED.
   v1::JobState to = v1::JOB_STATE_UNSPECIFIED;
   // Only for PENDING.
@@ -95,6 +98,7 @@ struct Verdict {
   int32_t transient_failures = 0;
   int32_t resource_failures = 0;
   int32_t unproductive_losses = 0;
+  int64_t steps_at_last_loss = 0;
   // What is recorded where `to` is FAILED, and with the attempt.
   v1::Failure failure;
 };

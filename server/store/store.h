@@ -26,7 +26,7 @@ namespace quantd::store {
 // Runs on the writer thread: quick, no call back into the store.
 using EventSink = std::function<void(const std::vector<v1::Event>&)>;
 // Pure: from the record before the attempt's end to what follows.
-using DecideFn = std::function<Verdict(const JobRecord&)>;
+using DecideFn = std::function<Outcome(const JobRecord&)>;
 
 class Store {
  public:
@@ -73,15 +73,24 @@ class Store {
   virtual absl::Status SetPhase(const LeaseKey& lease,
                                 const std::string& phase) = 0;
   // Stores the step and its event. The same step again is OK and changes
-  // nothing; a new fingerprint becomes the current one.
+  // nothing; a new fingerprint becomes the current one. FAILED_PRECONDITION:
+  // BLOB_MISSING, STEP_CONFLICT (committed before with other blobs).
   virtual absl::Status CommitStep(const LeaseKey& lease, const v1::Step& step,
                                   absl::Time now) = 0;
   // Ends the attempt, publishes the artifacts, decides what follows. The same
   // end again (epoch, incarnation, digest) returns the state it led to.
+  // FAILED_PRECONDITION, BLOB_MISSING.
   virtual absl::StatusOr<v1::JobState> FinishAttempt(
       const FinishedAttempt& finished, const DecideFn& decide) = 0;
   virtual absl::Status RegisterWorker(const WorkerRecord& worker,
                                       const v1::Catalog& catalog) = 0;
+  // Forgets the "activations" of the job's steps that a newer step has
+  // superseded (of all its steps once it has SUCCEEDED) and calls `remove`
+  // with each blob that no row needs any more. Returns their number. Runs with
+  // the writes, so that no commit can name a blob while it goes.
+  virtual absl::StatusOr<int64_t> DropSuperseded(
+      const std::string& job_id,
+      const std::function<void(const std::string&)>& remove) = 0;
 
   // --- Reads ---------------------------------------------------------------
   // A full id or a unique prefix of at least 4 characters. NOT_FOUND
@@ -118,9 +127,6 @@ class Store {
   // The newest catalog any worker registered. NOT_FOUND, NO_CATALOG.
   virtual absl::StatusOr<v1::Catalog> GetCatalog() = 0;
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() = 0;
-  // Blobs of superseded "activations" that no row needs any more.
-  virtual absl::StatusOr<std::vector<std::string>> UnneededBlobs(
-      const std::string& job_id) = 0;
   virtual StoreStats Stats() = 0;
 };
 
