@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/http/http_server.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "civetweb.h"
+#include "proto/base/error.h"
+
+namespace quantd::http {
+
+HttpServer::HttpServer(std::map<std::string, Handler> handlers)
+    : handlers_(std::move(handlers)) {
+  mg_init_library(MG_FEATURES_DEFAULT);
+}
+
+HttpServer::~HttpServer() {
+  if (context_ != nullptr) mg_stop(context_);
+  mg_exit_library();
+}
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
+    const std::string& host, int port,
+    std::map<std::string, Handler> handlers) {
+  auto server =
+      std::unique_ptr<HttpServer>(new HttpServer(std::move(handlers)));
+  const std::string listen = absl::StrCat(host, ":", port);
+  // No document root is set, so that no file can ever be served.
+  const char* options[] = {"listening_ports",
+                           listen.c_str(),
+                           "num_threads",
+                           "4",
+                           "request_timeout_ms",
+                           "10000",
+                           "max_request_size",
+                           "8192",
+                           "enable_keep_alive",
+                           "no",
+                           nullptr};
+  mg_callbacks callbacks = {};
+  // A refused port is reported by the status below.
+  callbacks.log_message = [](const mg_connection*, const char*) { return 1; };
+  server->context_ = mg_start(&callbacks, server.get(), options);
+  mg_server_port bound[1] = {};
+  if (server->context_ == nullptr ||
+      mg_get_server_ports(server->context_, 1, bound) != 1) {
+    return base::MakeError(
+        absl::StatusCode::kUnavailable, "HTTP_LISTEN_FAILED",
+        absl::StrCat("port ", port,
+                     " for HTTP cannot be listened on; another program may "
+                     "hold it, choose one with --http-listen"),
+        {{"port", absl::StrCat(port)}});
+  }
+  server->port_ = bound[0].port;
+  mg_set_request_handler(server->context_, "/", &HttpServer::OnRequest,
+                         server.get());
+  return server;
+}
+
+Response HttpServer::Answer(const std::string& method,
+                            const std::string& path) const {
+  if (method != "GET" && method != "HEAD") {
+    return {405, "text/plain; charset=utf-8", "this port is read-only\n"};
+  }
+  const auto handler = handlers_.find(path);
+  if (handler == handlers_.end()) {
+    return {404, "text/plain; charset=utf-8", "nothing is here\n"};
+  }
+  return handler->second();
+}
+
+int HttpServer::OnRequest(mg_connection* connection, void* self) {
+  const mg_request_info* request = mg_get_request_info(connection);
+  const Response response = static_cast<HttpServer*>(self)->Answer(
+      request->request_method, request->local_uri);
+  std::string head = absl::StrCat(
+      "HTTP/1.1 ", response.status, " ",
+      mg_get_response_code_text(connection, response.status),
+      "\r\nContent-Type: ", response.content_type,
+      "\r\nContent-Length: ", response.body.size(),
+      "\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store"
+      "\r\nConnection: close\r\n");
+  if (response.status == 405) head += "Allow: GET, HEAD\r\n";
+  head += "\r\n";
+  if (std::string(request->request_method) != "HEAD") head += response.body;
+  mg_write(connection, head.data(), head.size());
+  return response.status;
+}
+
+}  // namespace quantd::http
