@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+// GPTQ: columns are rounded one after another, and what rounding a column
+// loses is made up for by those that follow, as the second moments of the
+// layer's input ask (Frantar et al., GPTQ, arXiv:2210.17323, section 3 and
+// algorithm 1). docs/methods/gptq.md says where we differ from the paper.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
+#include "proto/base/status_macros.h"
+#include "worker/kernels/column_blocks.h"
+#include "worker/kernels/operators.h"
+#include "worker/methods/method.h"
+#include "worker/numerics/feedback_factor.h"
+
+namespace quantd::methods {
+namespace {
+
+v1::ComponentEntry Describe() {
+  v1::ComponentEntry entry;
+  entry.set_seam(v1::SEAM_METHOD);
+  entry.set_id("gptq");
+  entry.set_summary(
+      "Rounds column by column and lets later columns make up for the error, "
+      "by the second moments of the layer's input.");
+  entry.set_reference(
+      "Frantar et al., GPTQ, arXiv:2210.17323, algorithm 1; "
+      "docs/methods/gptq.md");
+  *entry.add_params() = spec::DoubleParameter(
+      "percdamp", 0.01, 0, 1,
+      "Fraction of the mean diagonal that is added to the diagonal of the "
+      "Hessian.");
+  *entry.add_params() = spec::DoubleParameter(
+      "damp_increment", 0.01, 0, 1,
+      "Step by which the fraction grows while the Hessian cannot be "
+      "factorized; 0 gives up at once.");
+  *entry.add_params() = spec::IntParameter(
+      "blocksize", 128, 1, 4096,
+      "Columns whose feedback is applied lazily, together; changes speed and "
+      "the last bits, not the method.");
+  *entry.add_params() = spec::StringParameter(
+      "act_order", "none", {"none", "static", "dynamic"},
+      "Quantizes columns by falling second moment: static keeps the groups of "
+      "the original order, dynamic forms them in the new order and stores an "
+      "index per input feature.");
+  *entry.add_params() = spec::BoolParameter(
+      "static_groups", false,
+      "Chooses all scales from the original weights and not from the "
+      "corrected ones; implied by act_order static.");
+  entry.add_provides("calibrated");
+  v1::Requirement* integer = entry.add_requirements();
+  integer->set_seam(v1::SEAM_FORMAT);
+  integer->set_property("integer");
+  integer->set_why("error feedback rounds to integer grids");
+  integer->set_suggestion("int2, int3, int4, int5, int6 or int8");
+  return entry;
+}
+
+enum class ActOrder { kNone, kStatic, kDynamic };
+
+struct Options {
+  numerics::DampingOptions damping;
+  int64_t block_size = 128;
+  ActOrder act_order = ActOrder::kNone;
+  bool static_groups = false;
+};
+
+Options ReadOptions(const spec::Params& params) {
+  Options options;
+  options.damping = {params.GetDouble("percdamp"),
+                     params.GetDouble("damp_increment")};
+  options.block_size = params.GetInt("blocksize");
+  const std::string& order = params.GetString("act_order");
+  if (order == "static") options.act_order = ActOrder::kStatic;
+  if (order == "dynamic") options.act_order = ActOrder::kDynamic;
+  options.static_groups =
+      params.GetBool("static_groups") || options.act_order == ActOrder::kStatic;
+  return options;
+}
+
+// Why the statistics cannot be used; empty where they can.
+std::string StatisticsProblem(const LinearProblem& problem) {
+  const calibration::Statistics* statistics = problem.statistics;
+  if (statistics == nullptr || !statistics->gram.defined()) {
+    return "there are no statistics of the layer's input";
+  }
+  const int64_t in = problem.weight.size(1);
+  if (statistics->gram.dim() != 2 || statistics->gram.size(0) != in ||
+      statistics->gram.size(1) != in) {
+    return "the statistics are those of another layer";
+  }
+  if (statistics->tokens <= 0) return "no calibration token reached the layer";
+  if (!at::isfinite(statistics->gram).all().item<bool>()) {
+    return "the statistics of the layer's input are not finite";
+  }
+  if (statistics->gram.diagonal().lt(0).any().item<bool>()) {
+    return "the statistics of the layer's input are not second moments";
+  }
+  return "";
+}
+
+// A layer on its way: everything in processing order once Reorder ran.
+struct Layer {
+  at::Tensor weight;        // float32 [out, in]
+  at::Tensor hessian;       // float32 [in, in]
+  at::Tensor permutation;   // int64 [in]; undefined: the original order.
+  at::Tensor column_group;  // As in kernels::ColumnLoop.
+  at::Tensor scales;
+  at::Tensor zeros;
+};
+
+// H = 2/N sum x x^T. An input that is always zero has no say in the layer's
+// output: its weights become 0 and its diagonal 1.
+Layer MakeLayer(const LinearProblem& problem) {
+  Layer layer;
+  layer.hessian =
+      problem.statistics->gram.to(problem.weight.device())
+          .mul(2.0 / static_cast<double>(problem.statistics->tokens));
+  const at::Tensor dead = layer.hessian.diagonal().eq(0);
+  layer.hessian.diagonal().masked_fill_(dead, 1);
+  layer.weight = problem.weight.masked_fill(dead, 0).contiguous();
+  return layer;
+}
+
+// Grids of the groups in original order, from the weights as they are.
+void ChooseStaticGrids(int64_t group_size, const kernels::IntegerGridRule& rule,
+                       Layer* layer) {
+  const kernels::RoundingOutput rounded =
+      kernels::RoundToNearest(layer->weight, group_size, rule);
+  layer->scales = rounded.scales;
+  layer->zeros = rounded.zeros;
+  layer->column_group =
+      at::arange(layer->weight.size(1), layer->weight.options().dtype(at::kInt))
+          .floor_divide(group_size);
+}
+
+// Columns by falling diagonal, ties in original order.
+void Reorder(Layer* layer) {
+  layer->permutation = at::argsort(layer->hessian.diagonal(), /*stable=*/true,
+                                   /*dim=*/0, /*descending=*/true);
+  layer->weight = layer->weight.index_select(1, layer->permutation);
+  layer->hessian = layer->hessian.index_select(0, layer->permutation)
+                       .index_select(1, layer->permutation);
+  if (layer->column_group.defined()) {
+    layer->column_group =
+        layer->column_group.index_select(0, layer->permutation);
+  }
+}
+
+// Columns between two looks at the cancel token: at most some 40 GFLOP, half a
+// second of one CPU core. Depends on the shape alone, as the result does on it
+// in its last bits.
+int64_t PanelWidth(const at::Tensor& weight, int64_t block_size) {
+  constexpr int64_t kWidest = 512;
+  constexpr int64_t kFlops = 40'000'000'000;
+  const int64_t affordable = kFlops / (2 * weight.numel());
+  const int64_t width = std::min(kWidest, affordable);
+  return std::max(block_size, width / block_size * block_size);
+}
+
+kernels::ColumnLoop MakeLoop(const Layer& layer,
+                             const numerics::FeedbackFactor& factor,
+                             const kernels::IntegerGridRule& rule,
+                             int64_t group_size) {
+  const at::TensorOptions floats = layer.weight.options();
+  const at::TensorOptions bytes = floats.dtype(at::kByte);
+  const int64_t out = layer.weight.size(0);
+  const int64_t groups = (layer.weight.size(1) + group_size - 1) / group_size;
+  kernels::ColumnLoop loop;
+  loop.weight = layer.weight;
+  loop.corrected = layer.weight.clone();
+  loop.feedback = factor.feedback.contiguous();
+  loop.pivots = factor.pivots;
+  loop.codes = at::empty_like(layer.weight, bytes);
+  loop.scales =
+      layer.scales.defined() ? layer.scales : at::empty({out, groups}, floats);
+  loop.zeros =
+      layer.zeros.defined() ? layer.zeros : at::empty({out, groups}, bytes);
+  loop.column_group = layer.column_group;
+  loop.loss = at::zeros({out}, floats);
+  loop.rule = rule;
+  loop.group_size = group_size;
+  return loop;
+}
+
+absl::Status RunLoop(const kernels::ColumnLoop& loop,
+                     const base::CancelToken& cancel) {
+  const int64_t in = loop.weight.size(1);
+  const int64_t width = PanelWidth(loop.weight, loop.block_size);
+  const int64_t group = loop.column_group.defined() ? 0 : loop.group_size;
+  for (int64_t begin = 0; begin < in;) {
+    RETURN_IF_ERROR(cancel.Check());
+    const int64_t end = kernels::BlockEnd(begin, in, width, group);
+    kernels::GptqColumns(loop, begin, end);
+    begin = end;
+  }
+  return absl::OkStatus();
+}
+
+formats::QuantizedLinear TakeResult(const LinearProblem& problem,
+                                    const Layer& layer,
+                                    const kernels::ColumnLoop& loop) {
+  formats::QuantizedLinear linear;
+  linear.format = problem.spec.format;
+  linear.out_features = layer.weight.size(0);
+  linear.in_features = layer.weight.size(1);
+  linear.group_size = loop.group_size;
+  linear.symmetric = problem.spec.symmetric;
+  linear.codes = loop.codes;
+  linear.scales = loop.scales.cpu();
+  linear.zeros = loop.zeros.cpu();
+  if (layer.permutation.defined()) {
+    const at::Tensor position = at::argsort(layer.permutation);
+    linear.codes = linear.codes.index_select(1, position);
+    const bool formed_here = !layer.column_group.defined();
+    if (formed_here && loop.group_size < linear.in_features) {
+      linear.group_index =
+          position.floor_divide(loop.group_size).to(at::kInt).cpu();
+    }
+  }
+  linear.codes = linear.codes.cpu().contiguous();
+  return linear;
+}
+
+class GptqMethod : public Method {
+ public:
+  explicit GptqMethod(const Options& options) : options_(options) {}
+
+  Needs needs() const override { return Needs::kGram; }
+
+  absl::StatusOr<LinearSolution> QuantizeLinear(
+      const LinearProblem& problem,
+      const base::CancelToken& cancel) const override {
+    RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
+    ASSIGN_OR_RETURN(const formats::Format* format,
+                     formats::FindFormat(problem.spec.format));
+    ASSIGN_OR_RETURN(const auto rule, format->IntegerRule(problem.spec));
+    if (!rule.has_value()) {
+      return base::MakeError(
+          absl::StatusCode::kInvalidArgument, "METHOD_FORMAT",
+          absl::StrCat("gptq rounds to integers, and ", problem.spec.format,
+                       " is not an integer format"));
+    }
+    const std::string trouble = StatisticsProblem(problem);
+    if (!trouble.empty()) return FallBack(problem, trouble);
+    return Solve(problem, *rule, cancel);
+  }
+
+ private:
+  absl::StatusOr<LinearSolution> FallBack(const LinearProblem& problem,
+                                          const std::string& reason) const {
+    LinearSolution solution;
+    ASSIGN_OR_RETURN(solution.linear,
+                     formats::RoundToNearest(problem.weight, problem.spec));
+    solution.verdict = v1::VERDICT_RTN_FALLBACK;
+    solution.reason = reason;
+    return solution;
+  }
+
+  absl::StatusOr<LinearSolution> Solve(const LinearProblem& problem,
+                                       const kernels::IntegerGridRule& rule,
+                                       const base::CancelToken& cancel) const {
+    const int64_t in = problem.weight.size(1);
+    const int64_t group_size = std::min(problem.spec.GroupSizeFor(in), in);
+    Layer layer = MakeLayer(problem);
+    if (options_.static_groups) ChooseStaticGrids(group_size, rule, &layer);
+    if (options_.act_order != ActOrder::kNone) Reorder(&layer);
+    ASSIGN_OR_RETURN(
+        const auto factor,
+        numerics::FactorWithDamping(layer.hessian, options_.damping, cancel));
+    if (!factor.has_value()) {
+      return FallBack(problem,
+                      "the Hessian is not positive definite with any damping");
+    }
+    layer.hessian = at::Tensor();
+    kernels::ColumnLoop loop =
+        MakeLoop(layer, factor->factor, rule, group_size);
+    loop.block_size = options_.block_size;
+    RETURN_IF_ERROR(RunLoop(loop, cancel));
+    if (!at::isfinite(loop.loss).all().item<bool>()) {
+      return FallBack(problem, "error feedback grew beyond all bounds");
+    }
+    LinearSolution solution;
+    solution.linear = TakeResult(problem, layer, loop);
+    Judge(*factor, &solution);
+    return solution;
+  }
+
+  void Judge(const numerics::DampedFactor& factor,
+             LinearSolution* solution) const {
+    solution->damp = factor.damp;
+    if (factor.damp == options_.damping.damp && factor.floor == 0) return;
+    solution->verdict = v1::VERDICT_DAMPED;
+    solution->reason =
+        absl::StrCat("the Hessian was factorized with damping ", factor.damp,
+                     " and not with ", options_.damping.damp);
+    if (factor.floor > 0) {
+      absl::StrAppend(&solution->reason, ", above a floor of ", factor.floor,
+                      " on its diagonal");
+    }
+  }
+
+  const Options options_;
+};
+
+}  // namespace
+
+MethodEntry Gptq() {
+  MethodEntry entry;
+  entry.description = Describe();
+  entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
+    return std::make_unique<GptqMethod>(ReadOptions(params));
+  };
+  return entry;
+}
+
+}  // namespace quantd::methods

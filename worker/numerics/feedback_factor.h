@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The triangular factor that error feedback needs, from a Hessian that may be
+// singular.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
+
+namespace quantd::numerics {
+
+// hessian = M diag(pivots) M^T. Tensors are on the device of the Hessian.
+struct FeedbackFactor {
+  at::Tensor feedback;  // float32 [n, n]: M, unit upper triangular.
+  at::Tensor pivots;    // float32 [n], positive.
+};
+
+// None where `hessian`, float32 [n, n] and symmetric, is not positive definite
+// in float32. Costs n^3 / 3: one Cholesky factor of the reversed matrix, no
+// inverse.
+std::optional<FeedbackFactor> FactorForFeedback(const at::Tensor& hessian);
+
+struct DampingOptions {
+  // The fraction of the mean diagonal added to the diagonal.
+  double damp = 0.01;
+  // What is added to the fraction after a failure, up to 1; 0: never retry.
+  double increment = 0.01;
+};
+
+struct DampedFactor {
+  FeedbackFactor factor;
+  double damp = 0;
+  // An absolute amount that was added besides; 0 in all but broken cases.
+  double floor = 0;
+};
+
+// Raises the damping until the factorization succeeds: first the fraction by
+// `increment` while it is below 1, then the same again above a floor on the
+// diagonal of 1e-6, 1e-5 ... 0.1 of its largest entry. None where nothing
+// helps. CANCELLED between attempts.
+absl::StatusOr<std::optional<DampedFactor>> FactorWithDamping(
+    const at::Tensor& hessian, const DampingOptions& options,
+    const base::CancelToken& cancel);
+
+}  // namespace quantd::numerics
