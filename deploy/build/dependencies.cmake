@@ -45,6 +45,10 @@ else()
   set(QUANTD_HAVE_TORCH OFF)
 endif()
 
+# CUDA's own headers, for kernel source that this compiler reads too.
+add_library(cuda_headers INTERFACE)
+target_compile_options(cuda_headers INTERFACE "SHELL:-idirafter ${QUANTD_CUDA_ROOT}/include")
+
 # Arrow and Parquet from the pyarrow wheel.
 add_library(parquet INTERFACE)
 target_compile_options(parquet INTERFACE "SHELL:-idirafter ${QUANTD_DEPS}/arrow/include")
