@@ -28,7 +28,7 @@ struct Violation {
 // The limits of what one error carries: gRPC sends it in trailing metadata,
 // which peers bound to 8 KiB.
 inline constexpr int kMaxReportedViolations = 32;
-inline constexpr int kMaxReportedBytes = 6 * 1024;
+inline constexpr int kMaxReportedBytes = 4 * 1024;
 
 // `text` fit for printing: escaped, at most 80 bytes.
 std::string Shortened(absl::string_view text);
