@@ -53,6 +53,8 @@ class Watch {
   const std::string job_id_;
   int64_t next_seq_;
   bool replaying_ = true;
+  // The job was terminal when page_ was read, and page_ is the last one.
+  bool terminal_ = false;
   bool finished_ = false;
   std::deque<v1::Event> page_;
   std::shared_ptr<Subscription> subscription_;

@@ -103,8 +103,6 @@ class Jobs {
   v1::Job ToMessage(const store::JobRecord& record);
 
  private:
-  absl::StatusOr<v1::JobState> End(const v1::Lease& lease,
-                                   const v1::Failure& failure);
   absl::StatusOr<events::History> ReadHistory(const std::string& job_id,
                                               int64_t from_seq);
   absl::Status CheckSource(const v1::JobSpec& spec);

@@ -23,6 +23,8 @@ struct LiveLease {
   absl::Duration deadline;
   // The worker has said at least once that it holds it.
   bool acknowledged = false;
+  // The store knows that it runs.
+  bool running = false;
 };
 
 class LeaseTable {
@@ -34,6 +36,8 @@ class LeaseTable {
            absl::Duration now);
   // One more TTL. False where `lease` is not the live one: it was lost.
   bool Renew(const v1::Lease& lease, bool acknowledged, absl::Duration now);
+  // The store has been told that it runs.
+  void NoteRunning(const v1::Lease& lease);
   // Ends `lease`; a newer one of the same job stays.
   void Remove(const v1::Lease& lease);
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -71,31 +72,47 @@ class Scheduler {
 
   // Stops granting, for a server that is about to exit.
   void StopGranting();
-  // To be called with every committed event, in order (see Core).
+  // To be called with every committed event, in order, from the store's writer
+  // thread (see Core). Calls nothing back.
   void OnEvents(const std::vector<v1::Event>& events);
 
  private:
+  using LeaseList = google::protobuf::RepeatedPtrField<v1::HeldWork>;
+
   void Loop();
-  absl::Status HandleHeld(const v1::HeldWork& held);
+  absl::Duration NextTimer();
   void ExpireLeases();
   void ReleaseBackoffs();
-  void WakeIdleWorkers();
-  absl::Status TryGrant(const WorkerInfo& worker);
+  void WakeWorkers();
+  void RemoveBlobsNowAndThen();
+  void HandleHeld(const v1::HeldWork& held);
+  // Ends a lease in the store, then here; a lease that was lost already is
+  // forgotten, any other error leaves it for the next round.
+  void Lose(const LiveLease& live, const std::string& reason);
+  void TryGrant(const WorkerInfo& worker);
+  absl::Status AddDesired(const LiveLease& live, const LeaseList& held,
+                          v1::SynchronizeResponse& response);
+  void NoteStateChange(const v1::Event& event);
+  std::vector<std::string> ExplainQueued(const store::JobRecord& job,
+                                         int64_t jobs_ahead);
+  bool granting();
 
   // Constant after construction.
   const Options options_;
   // Self-synchronized.
   LeaseTable leases_;
   WorkerTable workers_;
-  // Grants are decided one at a time.
-  absl::Mutex grant_mu_;
-  // Guarded by mu_.
+  // Guarded by mu_, which is never held across a call to the store.
   absl::Mutex mu_;
   bool changed_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool granting_ ABSL_GUARDED_BY(mu_) = true;
   // Monotonic time at which a PENDING job's wait is over.
   std::map<std::string, absl::Duration> backoffs_ ABSL_GUARDED_BY(mu_);
+  // Workers whose jobs are to be stopped.
+  std::set<std::string> to_wake_ ABSL_GUARDED_BY(mu_);
+  // Touched by Tick only.
+  absl::Duration next_cleaning_;
   std::thread thread_;
 };
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,11 @@ class WorkerTable {
   std::optional<WorkerInfo> Find(const std::string& worker_name) const;
   std::vector<WorkerInfo> All() const;
 
+  // True for one caller at a time, until EndGrant: a worker that asks twice at
+  // once gets one job.
+  bool BeginGrant(const std::string& worker_name);
+  void EndGrant(const std::string& worker_name);
+
   int64_t AddWake(const std::string& worker_name, std::function<void()> wake);
   void RemoveWake(int64_t subscription);
   // Calls the wake functions of this worker, outside the lock.
@@ -51,6 +57,7 @@ class WorkerTable {
   };
   mutable absl::Mutex mu_;
   std::map<std::string, WorkerInfo> workers_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> being_granted_ ABSL_GUARDED_BY(mu_);
   std::map<int64_t, WakeEntry> wakes_ ABSL_GUARDED_BY(mu_);
   int64_t next_wake_ ABSL_GUARDED_BY(mu_) = 1;
 };
