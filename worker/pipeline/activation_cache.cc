@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/pipeline/activation_cache.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/atomic_file.h"
+#include "proto/base/error.h"
+#include "proto/base/status_macros.h"
+#include "worker/checkpoints/safetensors_writer.h"
+
+namespace quantd::pipeline {
+namespace {
+
+constexpr char kHiddenTensor[] = "hidden";
+
+// A mapping of an unnamed file, gone with its last view.
+absl::StatusOr<at::Tensor> MapUnnamedFile(const std::string& directory,
+                                          int64_t floats) {
+  const int file =
+      open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (file < 0) return base::ErrnoStatus(errno, "making the activation file");
+  const int64_t bytes = floats * static_cast<int64_t>(sizeof(float));
+  // Reserved at once: a full disk must be an error here, not a SIGBUS later.
+  const int error = posix_fallocate(file, 0, bytes);
+  if (error != 0) {
+    close(file);
+    return base::ErrnoStatus(error, "reserving the activation file");
+  }
+  void* address =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  close(file);
+  if (address == MAP_FAILED) {
+    return base::ErrnoStatus(errno, "mapping the activation file");
+  }
+  return at::from_blob(
+      address, {floats}, [bytes](void* mapped) { munmap(mapped, bytes); },
+      at::kFloat);
+}
+
+}  // namespace
+
+int64_t ActivationCache::DefaultBudgetBytes() {
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) /
+         4;
+}
+
+absl::StatusOr<std::unique_ptr<ActivationCache>> ActivationCache::Create(
+    const Options& options) {
+  std::unique_ptr<ActivationCache> cache(new ActivationCache(options));
+  const int64_t rows = options.sequences * options.tokens;
+  const int64_t floats = rows * (options.hidden + options.widest_input);
+  cache->spilled_ =
+      floats * static_cast<int64_t>(sizeof(float)) > options.budget_bytes;
+  ASSIGN_OR_RETURN(const at::Tensor residual,
+                   cache->Allocate(rows * options.hidden));
+  cache->residual_ = residual.view({rows, options.hidden});
+  if (options.widest_input > 0) {
+    ASSIGN_OR_RETURN(cache->input_,
+                     cache->Allocate(rows * options.widest_input));
+  }
+  return cache;
+}
+
+absl::StatusOr<at::Tensor> ActivationCache::Allocate(int64_t floats) {
+  if (spilled_) return MapUnnamedFile(options_.spill_directory, floats);
+  return at::empty({floats}, at::kFloat);
+}
+
+models::SequenceState ActivationCache::Load(int64_t i) const {
+  models::SequenceState state;
+  const int64_t tokens = options_.tokens;
+  state.residual = residual_.narrow(0, i * tokens, tokens);
+  const int64_t width = input_widths_[i];
+  if (width > 0) {
+    // Sequences keep their places whatever the width, so that one can be
+    // replaced while others still have the width before.
+    const int64_t begin = i * tokens * options_.widest_input;
+    state.input = input_.narrow(0, begin, tokens * width).view({tokens, width});
+  }
+  return state;
+}
+
+void ActivationCache::Store(int64_t i, const models::SequenceState& state) {
+  const at::Tensor residual =
+      residual_.narrow(0, i * options_.tokens, options_.tokens);
+  if (residual.const_data_ptr() != state.residual.const_data_ptr()) {
+    residual.copy_(state.residual);
+  }
+  input_widths_[i] = 0;
+  if (!state.input.defined() || !input_.defined()) return;
+  const int64_t width = state.input.size(1);
+  input_widths_[i] = width;
+  const int64_t begin = i * options_.tokens * options_.widest_input;
+  input_.narrow(0, begin, options_.tokens * width)
+      .view({options_.tokens, width})
+      .copy_(state.input);
+}
+
+absl::Status ActivationCache::WriteResidual(const std::string& path) const {
+  return checkpoints::WriteSafetensors(path, {{kHiddenTensor, residual_}});
+}
+
+absl::Status ActivationCache::ReadResidual(const std::string& path) {
+  ASSIGN_OR_RETURN(const checkpoints::TensorMap tensors,
+                   checkpoints::ReadSafetensors(path));
+  const auto hidden = tensors.find(kHiddenTensor);
+  if (hidden == tensors.end() || hidden->second.scalar_type() != at::kFloat ||
+      hidden->second.sizes() != residual_.sizes()) {
+    return base::MakeError(absl::StatusCode::kDataLoss, "STEP_FILE_DAMAGED",
+                           "the committed activations do not fit the job");
+  }
+  residual_.copy_(hidden->second);
+  return absl::OkStatus();
+}
+
+}  // namespace quantd::pipeline

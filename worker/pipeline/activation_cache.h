@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The residual stream of every calibration sequence and the input of the stage
+// it stands before, float32, in two buffers that are allocated once. Above the
+// memory budget the buffers are files that the kernel pages out.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/models/model.h"
+
+namespace quantd::pipeline {
+
+// One thread.
+class ActivationCache {
+ public:
+  struct Options {
+    int64_t sequences = 0;
+    int64_t tokens = 0;
+    int64_t hidden = 0;
+    // The most input features of any stage; 0 keeps no inputs.
+    int64_t widest_input = 0;
+    int64_t budget_bytes = 0;
+    // Where the files lie above the budget; they have no name there.
+    std::string spill_directory;
+  };
+  // RESOURCE_EXHAUSTED where there is neither memory nor disk.
+  static absl::StatusOr<std::unique_ptr<ActivationCache>> Create(
+      const Options& options);
+
+  // A quarter of the machine's memory: blocks, statistics and the page cache
+  // need the rest.
+  static int64_t DefaultBudgetBytes();
+
+  int64_t sequences() const { return options_.sequences; }
+  bool spilled() const { return spilled_; }
+
+  // Views of sequence `i`; the input is undefined before the first Store of
+  // one.
+  models::SequenceState Load(int64_t i) const;
+  // Copies what `state` holds; an undefined input is forgotten.
+  void Store(int64_t i, const models::SequenceState& state);
+
+  // [sequences * tokens, hidden], a view.
+  const at::Tensor& residual() const { return residual_; }
+  // Writes the residual stream; the same stream gives the same bytes.
+  absl::Status WriteResidual(const std::string& path) const;
+  // DATA_LOSS, STEP_FILE_DAMAGED, where the file does not fit.
+  absl::Status ReadResidual(const std::string& path);
+
+ private:
+  explicit ActivationCache(const Options& options)
+      : options_(options), input_widths_(options.sequences, 0) {}
+  absl::StatusOr<at::Tensor> Allocate(int64_t floats);
+
+  const Options options_;
+  bool spilled_ = false;
+  at::Tensor residual_;
+  // [sequences * tokens * widest_input]; undefined where no inputs are kept.
+  at::Tensor input_;
+  // Per sequence, the features of the input that is kept; 0 where none is.
+  std::vector<int64_t> input_widths_;
+};
+
+}  // namespace quantd::pipeline

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantizes the linears of one decoder block, stage by stage, with a single
+// forward pass: a stage's input gives the statistics, the stage's linears are
+// replaced by what they became, and applying them gives the next stage's input.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
+#include "quantd/v1/report.pb.h"
+#include "worker/calibration/gram.h"
+#include "worker/models/model.h"
+#include "worker/pipeline/activation_cache.h"
+#include "worker/pipeline/block_file.h"
+#include "worker/pipeline/module_plan.h"
+#include "worker/pipeline/progress.h"
+
+namespace quantd::pipeline {
+
+struct QuantizedBlock {
+  QuantizedModules modules;
+  // In forward order.
+  std::vector<v1::LayerReport> layers;
+  // The Gram matrices that could not be used, by module.
+  std::map<std::string, at::Tensor> rejected_grams;
+};
+
+// One layer's failure under the policy "fail": what is kept of it.
+struct LayerFailure {
+  v1::LayerReport layer;
+  // Undefined where the method had none.
+  at::Tensor gram;
+};
+
+// One thread. The references outlive it.
+class BlockQuantizer {
+ public:
+  struct Options {
+    // False: a layer that falls back to rounding ends the job.
+    bool allow_fallback = true;
+    // Tokens per sequence.
+    int64_t sequence_length = 0;
+  };
+  BlockQuantizer(const Options& options, const base::CancelToken& cancel,
+                 ProgressReporter& progress)
+      : options_(options), cancel_(cancel), progress_(progress) {}
+
+  // `plans`: the block's linears by name. `cache` is null where no method needs
+  // statistics; else it goes from the block's inputs to its outputs. Errors
+  // whose reason begins with NUMERIC_ leave the layer in failure().
+  absl::StatusOr<QuantizedBlock> Run(
+      models::Block& block, const std::map<std::string, ModulePlan>& plans,
+      ActivationCache* cache);
+
+  // Quantizes a single linear by statistics of its own, for the head.
+  absl::Status RunLinear(const ModulePlan& plan, const models::Linear& linear,
+                         const absl::StatusOr<calibration::Statistics>& stats,
+                         QuantizedBlock* out);
+
+  const LayerFailure& failure() const { return failure_; }
+
+ private:
+  absl::StatusOr<calibration::Statistics> Advance(const models::Block& block,
+                                                  int64_t stage,
+                                                  int64_t gram_width,
+                                                  ActivationCache* cache);
+  absl::Status QuantizeStage(models::Block& block, const models::Stage& stage,
+                             const std::map<std::string, ModulePlan>& plans,
+                             const absl::StatusOr<calibration::Statistics>& s,
+                             QuantizedBlock* out);
+
+  const Options options_;
+  const base::CancelToken& cancel_;
+  ProgressReporter& progress_;
+  LayerFailure failure_;
+};
+
+}  // namespace quantd::pipeline

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a recipe to a plan, and the first step: the calibration tokens.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/digest.h"
+#include "proto/base/error.h"
+#include "proto/base/status_macros.h"
+#include "proto/spec/canonical.h"
+#include "proto/spec/catalog_rules.h"
+#include "worker/calibration/sampler.h"
+#include "worker/checkpoints/safetensors_writer.h"
+#include "worker/data/documents.h"
+#include "worker/methods/method.h"
+#include "worker/pipeline/fingerprint.h"
+#include "worker/pipeline/quantize_job.h"
+#include "worker/pipeline/resolve_recipe.h"
+
+namespace quantd::pipeline {
+namespace {
+
+constexpr char kTokensTensor[] = "tokens";
+
+std::vector<PlannedStep> PlanSteps(const QuantizeJob& job) {
+  std::vector<PlannedStep> steps = {{kLoadStep, "load"}};
+  for (int64_t i = 0; i < job.source.model->num_blocks(); ++i) {
+    steps.push_back({kBlockStep, absl::StrCat(i)});
+  }
+  const ModulePlan& last = job.modules.back();
+  if (last.block == kHeadBlock && last.quantized) {
+    steps.push_back({kHeadStep, last.name});
+  }
+  for (const v1::Component& layout : job.recipe.exports()) {
+    steps.push_back({kExportStep, layout.id()});
+  }
+  for (const v1::Component& layout : job.recipe.exports()) {
+    steps.push_back({kVerifyStep, layout.id()});
+  }
+  for (const v1::Component& task : job.recipe.evals()) {
+    steps.push_back({kEvaluateStep, absl::StrCat(task.id(), "/float")});
+    steps.push_back({kEvaluateStep, absl::StrCat(task.id(), "/quantized")});
+  }
+  return steps;
+}
+
+absl::StatusOr<bool> NeedsTokens(const std::vector<ModulePlan>& modules) {
+  for (const ModulePlan& plan : modules) {
+    if (!plan.quantized) continue;
+    ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
+    if (method->needs() != methods::Needs::kNothing) return true;
+  }
+  return false;
+}
+
+// What fixes the tokens, without tokenizing: the data file, the tokenizer and
+// the sampling rule's inputs.
+absl::StatusOr<std::string> TokensDigest(const QuantizeJob& job) {
+  const v1::Calibration& calibration = job.recipe.calibration();
+  ASSIGN_OR_RETURN(const std::string path,
+                   data::ResolveDataset(calibration.dataset()));
+  ASSIGN_OR_RETURN(const base::FileDigest file, base::DigestFile(path));
+  ASSIGN_OR_RETURN(const auto tokenizer, job.source.MakeTokenizer());
+  return base::Sha256Hex(absl::StrCat(
+      file.sha256, "\n", tokenizer->digest(), "\n", calibration.num_samples(),
+      "\n", calibration.sequence_length(), "\n", calibration.seed(), "\n"));
+}
+
+absl::Status RefuseQuantizedSource(const SourceModel& source) {
+  if (!source.quantized()) return absl::OkStatus();
+  return base::MakeError(
+      absl::StatusCode::kInvalidArgument, "SOURCE_IS_QUANTIZED",
+      "the model is quantized already; quantize the floating-point model it "
+      "was made from");
+}
+
+absl::StatusOr<at::Tensor> SampleCalibration(const QuantizeJob& job) {
+  const v1::Calibration& calibration = job.recipe.calibration();
+  ASSIGN_OR_RETURN(const std::string path,
+                   data::ResolveDataset(calibration.dataset()));
+  ASSIGN_OR_RETURN(const data::Corpus corpus, data::ReadCorpus(path));
+  ASSIGN_OR_RETURN(const auto tokenizer, job.source.MakeTokenizer());
+  ASSIGN_OR_RETURN(at::Tensor tokens,
+                   calibration::SampleTokens(corpus, *tokenizer, calibration));
+  const int64_t vocabulary = job.source.model->vocabulary_size();
+  if (tokens.min().item<int64_t>() < 0 ||
+      tokens.max().item<int64_t>() >= vocabulary) {
+    return base::MakeError(
+        absl::StatusCode::kInvalidArgument, "TOKEN_OUT_OF_RANGE",
+        absl::StrCat("the calibration data has token ids beyond the model's "
+                     "vocabulary of ",
+                     vocabulary, "; the tokenizer is another model's"),
+        {{"vocabulary_size", absl::StrCat(vocabulary)}});
+  }
+  return tokens;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
+    const v1::StartJob& start, Sink& sink, const base::CancelToken& cancel) {
+  RETURN_IF_ERROR(spec::ValidateJob(start.spec(), DescribeBuild()));
+  auto job = std::make_unique<QuantizeJob>(start, sink, cancel);
+  ASSIGN_OR_RETURN(job->source, OpenSource(job->spec().model()));
+  RETURN_IF_ERROR(RefuseQuantizedSource(job->source));
+  const models::Model& model = *job->source.model;
+  ASSIGN_OR_RETURN(job->recipe, ResolveRecipe(job->spec().recipe(), model));
+  ASSIGN_OR_RETURN(job->modules, PlanModules(job->recipe, model));
+  for (const v1::Component& layout : job->recipe.exports()) {
+    ASSIGN_OR_RETURN(auto made, exports::MakeExport(layout));
+    job->exports.push_back(std::move(made));
+  }
+  RETURN_IF_ERROR(CheckExports(job->modules, model, job->exports));
+  ASSIGN_OR_RETURN(job->needs_tokens, NeedsTokens(job->modules));
+
+  FingerprintParts parts;
+  ASSIGN_OR_RETURN(job->weights_digest, job->source.reader->Digest());
+  parts.weights_digest = job->weights_digest;
+  if (job->needs_tokens) {
+    ASSIGN_OR_RETURN(parts.tokens_digest, TokensDigest(*job));
+  }
+  parts.recipe_digest = spec::RecipeDigest(job->recipe);
+  job->journal = std::make_unique<Journal>(start, sink, Fingerprint(parts),
+                                           PlanSteps(*job));
+  job->progress = std::make_unique<ProgressReporter>(
+      sink, *job->journal, model.num_blocks(), base::Clock::Real());
+  return job;
+}
+
+absl::Status RunLoad(QuantizeJob& job) {
+  job.progress->BeginStep("load");
+  v1::Step step;
+  std::map<std::string, std::string> files;
+  if (job.needs_tokens) {
+    ASSIGN_OR_RETURN(const at::Tensor tokens, SampleCalibration(job));
+    const std::string path = job.journal->NewFile("tokens.safetensors");
+    RETURN_IF_ERROR(checkpoints::WriteSafetensors(
+        path, {{kTokensTensor, tokens.contiguous()}}));
+    files[kTokensRole] = path;
+  }
+  step.set_seconds(job.progress->StepSeconds());
+  return job.journal->Commit(std::move(step), files);
+}
+
+absl::StatusOr<at::Tensor> LoadTokens(const QuantizeJob& job) {
+  ASSIGN_OR_RETURN(const std::string path, job.journal->FileOf(0, kTokensRole));
+  ASSIGN_OR_RETURN(const checkpoints::TensorMap tensors,
+                   checkpoints::ReadSafetensors(path));
+  const auto tokens = tensors.find(kTokensTensor);
+  if (tokens == tensors.end() || tokens->second.dim() != 2 ||
+      tokens->second.scalar_type() != at::kLong) {
+    return base::MakeError(absl::StatusCode::kDataLoss, "STEP_FILE_DAMAGED",
+                           "the committed calibration tokens cannot be read");
+  }
+  return tokens->second;
+}
+
+}  // namespace quantd::pipeline

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a recipe means for each linear of a model, worked out and checked before
+// any weight is read.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quantd/v1/recipe.pb.h"
+#include "worker/exports/export.h"
+#include "worker/formats/format.h"
+#include "worker/models/model.h"
+
+namespace quantd::pipeline {
+
+// The block of the head.
+inline constexpr int64_t kHeadBlock = -1;
+
+struct ModulePlan {
+  std::string name;
+  int64_t block = 0;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  // False: stays in floating point; the rest has no meaning.
+  bool quantized = false;
+  formats::WeightSpec spec;
+  // The method with this module's parameters.
+  v1::Component method;
+};
+
+// Every quantizable linear in forward order, the head last where the recipe
+// quantizes it. INVALID_ARGUMENT: PATTERN_MATCHES_NOTHING,
+// ACTIVATIONS_UNSUPPORTED, GROUP_SIZE_INVALID, NOTHING_TO_QUANTIZE, or what the
+// registries say of formats and parameters.
+absl::StatusOr<std::vector<ModulePlan>> PlanModules(const v1::Recipe& recipe,
+                                                    const models::Model& model);
+
+// Every module against every layout that is to be written.
+absl::Status CheckExports(
+    const std::vector<ModulePlan>& modules, const models::Model& model,
+    const std::vector<std::unique_ptr<exports::Export>>& exports);
+
+// The names of the quantized modules, in order.
+std::vector<std::string> QuantizedNames(const std::vector<ModulePlan>& modules);
+
+// Bits per weight of the quantized modules: codes, scales and, where they are
+// chosen, zero points.
+double BitsPerWeight(const std::vector<ModulePlan>& modules);
+
+}  // namespace quantd::pipeline

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// The block loop: one step per decoder block, then the head.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/status_macros.h"
+#include "worker/checkpoints/safetensors_writer.h"
+#include "worker/pipeline/activation_cache.h"
+#include "worker/pipeline/block_quantizer.h"
+#include "worker/pipeline/quantize_job.h"
+
+namespace quantd::pipeline {
+namespace {
+
+// The step of block i; step 0 is the load.
+int64_t StepOfBlock(int64_t block) { return block + 1; }
+
+class BlockLoop {
+ public:
+  explicit BlockLoop(QuantizeJob& job)
+      : job_(job),
+        model_(*job.source.model),
+        sequence_length_(job.recipe.calibration().sequence_length()),
+        quantizer_({job.recipe.policy().on_numeric_failure() == "rtn",
+                    sequence_length_},
+                   job.cancel, *job.progress) {}
+
+  absl::Status Run();
+
+ private:
+  absl::Status RunBlock(int64_t block);
+  absl::Status RunHead();
+  absl::StatusOr<calibration::Statistics> HeadStatistics(
+      const ModulePlan& plan);
+
+  absl::Status MakeCache();
+  absl::Status RestoreActivations(int64_t blocks_done);
+  absl::Status EmbedAll(const at::Tensor& tokens);
+  absl::Status ReplayBlock(int64_t block);
+
+  absl::Status CommitModules(const QuantizedBlock& done, bool with_activations);
+  absl::Status KeepFailure(const absl::Status& error);
+  std::map<std::string, ModulePlan> PlansOf(int64_t block) const;
+  // True where a later step reads the activations.
+  bool ActivationsNeededAfter(int64_t block) const;
+
+  QuantizeJob& job_;
+  models::Model& model_;
+  const int64_t sequence_length_;
+  BlockQuantizer quantizer_;
+  // Null where no method looks at inputs.
+  std::unique_ptr<ActivationCache> cache_;
+};
+
+absl::Status BlockLoop::Run() {
+  const int64_t blocks = model_.num_blocks();
+  const int64_t first = job_.journal->next() - StepOfBlock(0);
+  if (job_.needs_tokens) {
+    RETURN_IF_ERROR(MakeCache());
+    RETURN_IF_ERROR(RestoreActivations(std::min(first, blocks)));
+  }
+  for (int64_t block = first; block < blocks; ++block) {
+    RETURN_IF_ERROR(RunBlock(block));
+  }
+  if (job_.journal->next() < job_.journal->num_steps() &&
+      job_.journal->plan()[job_.journal->next()].kind == kHeadStep) {
+    RETURN_IF_ERROR(RunHead());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockLoop::MakeCache() {
+  ActivationCache::Options options;
+  options.sequences = job_.recipe.calibration().num_samples();
+  options.tokens = sequence_length_;
+  options.hidden = model_.hidden_size();
+  for (const ModulePlan& plan : job_.modules) {
+    if (plan.block == kHeadBlock) continue;
+    options.widest_input = std::max(options.widest_input, plan.in_features);
+  }
+  options.budget_bytes = ActivationCache::DefaultBudgetBytes();
+  options.spill_directory = job_.start.work_directory();
+  ASSIGN_OR_RETURN(cache_, ActivationCache::Create(options));
+  if (cache_->spilled()) {
+    spdlog::info("activations are above the memory budget and lie on disk");
+  }
+  return absl::OkStatus();
+}
+
+// The newest activations that are at hand, and from there on a forward pass
+// through the blocks that are done: the same arithmetic as the first time, so
+// the same bits.
+absl::Status BlockLoop::RestoreActivations(int64_t blocks_done) {
+  int64_t from = blocks_done;
+  while (from > 0 &&
+         !job_.journal->HasFile(StepOfBlock(from - 1), kActivationsRole)) {
+    --from;
+  }
+  job_.progress->BeginStep("quantize");
+  if (from == 0) {
+    ASSIGN_OR_RETURN(const at::Tensor tokens, LoadTokens(job_));
+    RETURN_IF_ERROR(EmbedAll(tokens));
+  } else {
+    ASSIGN_OR_RETURN(
+        const std::string path,
+        job_.journal->FileOf(StepOfBlock(from - 1), kActivationsRole));
+    RETURN_IF_ERROR(cache_->ReadResidual(path));
+  }
+  for (int64_t block = from; block < blocks_done; ++block) {
+    RETURN_IF_ERROR(ReplayBlock(block));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockLoop::EmbedAll(const at::Tensor& tokens) {
+  if (tokens.size(0) != cache_->sequences() ||
+      tokens.size(1) != sequence_length_) {
+    return base::MakeError(
+        absl::StatusCode::kDataLoss, "STEP_FILE_DAMAGED",
+        "the committed calibration tokens do not fit the job");
+  }
+  for (int64_t i = 0; i < tokens.size(0); ++i) {
+    RETURN_IF_ERROR(job_.cancel.Check());
+    models::SequenceState state;
+    ASSIGN_OR_RETURN(state.residual, model_.Embed(tokens.select(0, i)));
+    cache_->Store(i, state);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockLoop::ReplayBlock(int64_t index) {
+  job_.progress->Report(absl::StrCat("replaying block ", index));
+  ASSIGN_OR_RETURN(const auto block, model_.LoadBlock(index, sequence_length_));
+  QuantizedReader quantized(job_);
+  for (const auto& [name, plan] : PlansOf(index)) {
+    if (!plan.quantized) continue;
+    ASSIGN_OR_RETURN(const formats::QuantizedLinear linear,
+                     quantized.Read(name));
+    block->Replace(name, models::MakeDenseLinear(formats::Dequantize(linear),
+                                                 block->linear(name).bias()));
+  }
+  for (int64_t i = 0; i < cache_->sequences(); ++i) {
+    RETURN_IF_ERROR(job_.cancel.Check());
+    models::SequenceState state = cache_->Load(i);
+    block->Forward(&state);
+    state.input = at::Tensor();
+    cache_->Store(i, state);
+    job_.progress->AddTokens(sequence_length_);
+  }
+  return absl::OkStatus();
+}
+
+std::map<std::string, ModulePlan> BlockLoop::PlansOf(int64_t block) const {
+  std::map<std::string, ModulePlan> plans;
+  for (const ModulePlan& plan : job_.modules) {
+    if (plan.block == block) plans[plan.name] = plan;
+  }
+  return plans;
+}
+
+bool BlockLoop::ActivationsNeededAfter(int64_t block) const {
+  if (cache_ == nullptr) return false;
+  return block + 1 < model_.num_blocks() ||
+         job_.modules.back().block == kHeadBlock;
+}
+
+absl::Status BlockLoop::RunBlock(int64_t index) {
+  job_.progress->BeginStep("quantize");
+  job_.progress->SetBlock(index);
+  ASSIGN_OR_RETURN(const auto block, model_.LoadBlock(index, sequence_length_));
+  absl::StatusOr<QuantizedBlock> done =
+      quantizer_.Run(*block, PlansOf(index), cache_.get());
+  if (!done.ok()) return KeepFailure(done.status());
+  return CommitModules(*done, ActivationsNeededAfter(index));
+}
+
+absl::StatusOr<calibration::Statistics> BlockLoop::HeadStatistics(
+    const ModulePlan& plan) {
+  calibration::GramAccumulator gram(plan.in_features, at::Device(at::kCPU));
+  for (int64_t i = 0; i < cache_->sequences(); ++i) {
+    RETURN_IF_ERROR(job_.cancel.Check());
+    ASSIGN_OR_RETURN(const at::Tensor input,
+                     model_.FinalNorm(cache_->Load(i).residual));
+    gram.Add(input);
+    job_.progress->AddTokens(sequence_length_);
+  }
+  calibration::Statistics statistics;
+  RETURN_IF_ERROR(gram.Finish(&statistics));
+  return statistics;
+}
+
+absl::Status BlockLoop::RunHead() {
+  const ModulePlan& plan = job_.modules.back();
+  job_.progress->BeginStep("quantize");
+  job_.progress->Report(plan.name);
+  absl::StatusOr<calibration::Statistics> statistics =
+      calibration::Statistics();
+  if (cache_ != nullptr) statistics = HeadStatistics(plan);
+  if (absl::IsCancelled(statistics.status())) return statistics.status();
+  ASSIGN_OR_RETURN(const auto head, model_.LoadHead());
+  QuantizedBlock done;
+  const absl::Status status =
+      quantizer_.RunLinear(plan, *head, statistics, &done);
+  if (!status.ok()) return KeepFailure(status);
+  return CommitModules(done, /*with_activations=*/false);
+}
+
+absl::Status BlockLoop::CommitModules(const QuantizedBlock& done,
+                                      bool with_activations) {
+  const std::string stem =
+      job_.journal->NewFile(absl::StrCat("step-", job_.journal->next()));
+  std::map<std::string, std::string> files;
+  // A block whose modules are all skipped has no weights to keep.
+  if (!done.modules.empty()) {
+    files[kWeightsRole] = absl::StrCat(stem, ".weights");
+    RETURN_IF_ERROR(WriteBlockFile(files[kWeightsRole], done.modules));
+  }
+  if (with_activations) {
+    files[kActivationsRole] = absl::StrCat(stem, ".activations");
+    RETURN_IF_ERROR(cache_->WriteResidual(files[kActivationsRole]));
+  }
+  for (const auto& [module, gram] : done.rejected_grams) {
+    const std::string role = absl::StrCat(kGramRole, module);
+    files[role] = absl::StrCat(stem, ".", module, ".gram");
+    RETURN_IF_ERROR(
+        checkpoints::WriteSafetensors(files[role], {{"gram", gram}}));
+  }
+  v1::Step step;
+  for (const v1::LayerReport& layer : done.layers) {
+    *step.add_layers() = layer;
+  }
+  step.set_seconds(job_.progress->StepSeconds());
+  return job_.journal->Commit(std::move(step), files);
+}
+
+absl::Status BlockLoop::KeepFailure(const absl::Status& error) {
+  const LayerFailure& failure = quantizer_.failure();
+  if (failure.layer.name().empty() || !failure.gram.defined()) return error;
+  const std::string path = job_.journal->NewFile("failed.gram");
+  RETURN_IF_ERROR(
+      checkpoints::WriteSafetensors(path, {{"gram", failure.gram}}));
+  v1::Step step;
+  *step.add_layers() = failure.layer;
+  const std::string& module = failure.layer.name();
+  RETURN_IF_ERROR(job_.journal->CommitFailure(
+      module, std::move(step), {{absl::StrCat(kGramRole, module), path}}));
+  return error;
+}
+
+}  // namespace
+
+absl::Status RunBlocks(QuantizeJob& job) { return BlockLoop(job).Run(); }
+
+absl::StatusOr<formats::QuantizedLinear> QuantizedReader::Read(
+    const std::string& module) {
+  const auto held = modules_.find(module);
+  if (held != modules_.end()) return held->second;
+  for (const ModulePlan& plan : job_.modules) {
+    if (plan.name != module) continue;
+    const int64_t step = plan.block == kHeadBlock
+                             ? StepOfBlock(job_.source.model->num_blocks())
+                             : StepOfBlock(plan.block);
+    ASSIGN_OR_RETURN(const std::string path,
+                     job_.journal->FileOf(step, kWeightsRole));
+    ASSIGN_OR_RETURN(modules_, ReadBlockFile(path));
+    break;
+  }
+  const auto found = modules_.find(module);
+  if (found != modules_.end()) return found->second;
+  return base::MakeError(absl::StatusCode::kDataLoss, "STEP_FILE_DAMAGED",
+                         absl::StrCat("the committed weights lack ", module),
+                         {{"module", module}});
+}
+
+}  // namespace quantd::pipeline

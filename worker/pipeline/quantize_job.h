@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the stages of a quantize job share, and the stages themselves, one file
+// each. Every process of a job works all of this out afresh from the recipe and
+// the committed steps; nothing is carried over in memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
+#include "quantd/v1/runner.pb.h"
+#include "worker/exports/export.h"
+#include "worker/formats/quantized_linear.h"
+#include "worker/pipeline/block_file.h"
+#include "worker/pipeline/journal.h"
+#include "worker/pipeline/module_plan.h"
+#include "worker/pipeline/pipeline.h"
+#include "worker/pipeline/progress.h"
+#include "worker/pipeline/source_model.h"
+
+namespace quantd::pipeline {
+
+// Owned by RunQuantize; the stages take it by reference, one at a time.
+struct QuantizeJob {
+  QuantizeJob(const v1::StartJob& start_job, Sink& step_sink,
+              const base::CancelToken& cancel_token)
+      : start(start_job), sink(step_sink), cancel(cancel_token) {}
+
+  const v1::StartJob& start;
+  Sink& sink;
+  const base::CancelToken& cancel;
+
+  SourceModel source;
+  // Everything written out.
+  v1::Recipe recipe;
+  std::vector<ModulePlan> modules;
+  std::vector<std::unique_ptr<exports::Export>> exports;
+  // False where no method looks at the layers' inputs: then nothing is sampled
+  // and no forward pass is run.
+  bool needs_tokens = false;
+  std::string weights_digest;
+  std::unique_ptr<Journal> journal;
+  std::unique_ptr<ProgressReporter> progress;
+
+  const v1::QuantizeSpec& spec() const { return start.spec().quantize(); }
+};
+
+// Opens the source and checks everything that can be known without computing:
+// components, patterns, shapes, exports. Takes milliseconds where it refuses.
+absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
+    const v1::StartJob& start, Sink& sink, const base::CancelToken& cancel);
+
+// Each does the journal's next step or, for the blocks, all that are left.
+absl::Status RunLoad(QuantizeJob& job);
+absl::Status RunBlocks(QuantizeJob& job);
+absl::Status RunExport(QuantizeJob& job);
+absl::Status RunVerify(QuantizeJob& job);
+absl::Status RunEvaluate(QuantizeJob& job);
+
+// The report and the artifacts of a job whose steps are all done.
+v1::JobReport MakeReport(const QuantizeJob& job);
+absl::StatusOr<std::vector<v1::ProducedArtifact>> MakeArtifacts(
+    const QuantizeJob& job);
+
+// The calibration tokens, int64 [samples, length], of the load step.
+absl::StatusOr<at::Tensor> LoadTokens(const QuantizeJob& job);
+
+// Reads the quantized linears that earlier steps left; keeps the newest block.
+// The job outlives it. One thread.
+class QuantizedReader {
+ public:
+  explicit QuantizedReader(const QuantizeJob& job) : job_(job) {}
+  absl::StatusOr<formats::QuantizedLinear> Read(const std::string& module);
+
+ private:
+  const QuantizeJob& job_;
+  QuantizedModules modules_;
+};
+
+}  // namespace quantd::pipeline
