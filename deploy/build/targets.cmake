@@ -16,6 +16,8 @@ endfunction()
 
 function(quantd_use_torch target)
   target_link_libraries(${target} PUBLIC torch_cpu)
+  # The CUDA plugin takes what it shares with the program from the program.
+  set_target_properties(${target} PROPERTIES ENABLE_EXPORTS ON)
 endfunction()
 
 function(quantd_library area folder)
