@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/render/job_words.h"
 
-#include <map>
-
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/render/quantities.h"
+#include "proto/spec/component_text.h"
 
 namespace quantd::render {
 namespace {
@@ -108,33 +107,8 @@ std::string ProgressWords(const v1::Job& job) {
   return words.empty() ? "-" : Printable(words);
 }
 
-std::string ValueWords(const v1::Value& value) {
-  switch (value.kind_case()) {
-    case v1::Value::kBoolValue:
-      return value.bool_value() ? "true" : "false";
-    case v1::Value::kIntValue:
-      return absl::StrCat(value.int_value());
-    case v1::Value::kDoubleValue:
-      return absl::StrCat(value.double_value());
-    case v1::Value::kStringValue:
-      return value.string_value();
-    case v1::Value::KIND_NOT_SET:
-      break;
-  }
-  return "-";
-}
-
 std::string ComponentWords(const v1::Component& component) {
-  // Maps of messages have no order of their own.
-  const std::map<std::string, v1::Value> params(component.params().begin(),
-                                                component.params().end());
-  std::string words = component.id();
-  const char* separator = ":";
-  for (const auto& [name, value] : params) {
-    absl::StrAppend(&words, separator, name, "=", ValueWords(value));
-    separator = ",";
-  }
-  return Printable(words);
+  return Printable(spec::ComponentText(component));
 }
 
 }  // namespace quantd::render

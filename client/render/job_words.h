@@ -27,7 +27,4 @@ std::string ProgressWords(const v1::Job& job);
 // "perplexity:protocol=gptq2048,window=512".
 std::string ComponentWords(const v1::Component& component);
 
-// "0.01", "true", "static".
-std::string ValueWords(const v1::Value& value);
-
 }  // namespace quantd::render
