@@ -38,6 +38,8 @@ class RunnerProcess {
   base::FrameChannel& channel() { return channel_; }
   // Standard output and standard error, for reading; non-blocking.
   int output_fd() const { return output_fd_; }
+  // Becomes readable when the process has ended.
+  int pid_fd() const { return pid_fd_; }
 
   // Sends a signal to the process group; nothing once it was reaped.
   void Signal(int number);

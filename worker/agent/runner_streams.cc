@@ -65,11 +65,18 @@ void RunnerStreams::ReadEvents() {
 void RunnerStreams::ReadOutput() {
   // A process that left the runner's group may hold the pipe open for ever, so
   // that its end cannot be waited for alone.
-  std::array<pollfd, 2> fds = {
-      {{process_.output_fd(), POLLIN, 0}, {stop_fd_, POLLIN, 0}}};
+  std::array<pollfd, 3> fds = {{{process_.output_fd(), POLLIN, 0},
+                                {stop_fd_, POLLIN, 0},
+                                {process_.pid_fd(), POLLIN, 0}}};
   for (;;) {
     if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) return;
-    if (!Drain(process_.output_fd(), log_) || fds[1].revents != 0) return;
+    if (!Drain(process_.output_fd(), log_)) fds[0].fd = -1;
+    if (fds[1].revents != 0) return;
+    if (fds[2].revents != 0) {
+      // Its children may hold the socket open. What is in it can still be read.
+      process_.channel().Shutdown();
+      fds[2].fd = -1;
+    }
   }
 }
 

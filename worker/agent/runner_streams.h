@@ -19,7 +19,8 @@ class RunnerStreams {
     // Every event in order. False: no further one is read.
     std::function<bool(const v1::RunnerEvent&)> on_event;
     // Once, last, unless on_event ended it: OUT_OF_RANGE where the socket was
-    // closed, DATA_LOSS where it carried something else than events.
+    // closed or the process ended, DATA_LOSS where it carried something else
+    // than events.
     std::function<void(const absl::Status&)> on_end;
   };
   // Begins to read; the references outlive this object.
