@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/calibration/gram.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <random>
+
+#include "proto/base/error.h"
+
+namespace quantd::calibration {
+namespace {
+
+at::Tensor RandomInput(int64_t tokens, int64_t in, uint32_t seed) {
+  std::mt19937 bits(seed);
+  std::normal_distribution<float> normal;
+  at::Tensor result = at::zeros({tokens, in});
+  for (int64_t i = 0; i < result.numel(); ++i) {
+    result.data_ptr<float>()[i] = normal(bits);
+  }
+  return result;
+}
+
+TEST(GramTest, SumsOuterProductsOverAllTokens) {
+  for (const int64_t in : {1, 7, 128, 300, 513}) {
+    GramAccumulator gram(in, at::kCPU);
+    at::Tensor truth = at::zeros({in, in}, at::kDouble);
+    for (const int64_t tokens : {1, 33, 2100}) {
+      const at::Tensor input = RandomInput(tokens, in, tokens);
+      gram.Add(input);
+      truth.add_(at::mm(input.t().to(at::kDouble), input.to(at::kDouble)));
+    }
+    Statistics statistics;
+    ASSERT_TRUE(gram.Finish(&statistics).ok());
+    EXPECT_EQ(statistics.tokens, 2134);
+    EXPECT_TRUE(at::equal(statistics.gram, statistics.gram.t()));
+    const double error =
+        statistics.gram.to(at::kDouble).sub(truth).abs().max().item<double>();
+    EXPECT_LT(error, 1e-5 * truth.abs().max().item<double>()) << in;
+  }
+}
+
+TEST(GramTest, TheSameTokensGiveTheSameBits) {
+  const at::Tensor input = RandomInput(3000, 200, 4);
+  at::Tensor first;
+  for (int run = 0; run < 3; ++run) {
+    GramAccumulator gram(200, at::kCPU);
+    gram.Add(input.clone());
+    Statistics statistics;
+    ASSERT_TRUE(gram.Finish(&statistics).ok());
+    if (run == 0) first = statistics.gram;
+    EXPECT_TRUE(at::equal(first, statistics.gram));
+  }
+}
+
+TEST(GramTest, SumsThatAreNotFiniteAreRefused) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), 1e30f}) {
+    GramAccumulator gram(8, at::kCPU);
+    at::Tensor input = RandomInput(4, 8, 1);
+    input[2][3] = bad;
+    gram.Add(input);
+    Statistics statistics;
+    const absl::Status status = gram.Finish(&statistics);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(base::ErrorReason(status), "NON_FINITE_ACTIVATION");
+  }
+}
+
+}  // namespace
+}  // namespace quantd::calibration
