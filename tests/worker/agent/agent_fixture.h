@@ -104,6 +104,11 @@ class AgentFixture : public testing::Test {
   v1::Failure AwaitFailure() {
     return AwaitFinished() ? server_.finished()[0].failure() : v1::Failure();
   }
+  // Empty before the first one.
+  v1::SynchronizeRequest LastBeat() {
+    const std::vector<v1::SynchronizeRequest> beats = server_.synchronized();
+    return beats.empty() ? v1::SynchronizeRequest() : beats.back();
+  }
   // The process of the runner, which the stub's "inputs" step names.
   pid_t AwaitRunnerPid(const std::string& word = "pid ") {
     pid_t pid = 0;

@@ -56,7 +56,7 @@ TEST_F(AgentTest, ReportsProgressAndMemoryWhileItRuns) {
   const std::string gate = directory_.File("gate");
   Run(absl::StrCat("progress:layer 7;gate:", gate, ";done"));
   EXPECT_TRUE(server_.Await([&] {
-    const v1::SynchronizeRequest last = server_.synchronized().back();
+    const v1::SynchronizeRequest last = LastBeat();
     return last.held_size() == 1 && last.held(0).running() &&
            last.held(0).progress().detail() == "layer 7" &&
            last.held(0).progress().memory_bytes() > 0;

@@ -106,8 +106,7 @@ TEST_F(CancelTest, ARunnerThatListensIsReapedBeforeStoppedIsSaid) {
   EXPECT_FALSE(IsAlive(pid));
   EXPECT_TRUE(server_.finished().empty());
   // Once the server has let go, nothing is held.
-  EXPECT_TRUE(server_.Await(
-      [&] { return server_.synchronized().back().held_size() == 0; }));
+  EXPECT_TRUE(server_.Await([&] { return LastBeat().held_size() == 0; }));
 }
 
 TEST_F(CancelTest, ADeafRunnerIsKilledAfterTheGrace) {
@@ -117,7 +116,7 @@ TEST_F(CancelTest, ADeafRunnerIsKilledAfterTheGrace) {
   const pid_t pid = AwaitRunnerPid();
   server_.CancelLease();
   ASSERT_TRUE(server_.Await([&] {
-    const v1::SynchronizeRequest last = server_.synchronized().back();
+    const v1::SynchronizeRequest last = LastBeat();
     return last.held_size() == 1 && last.held(0).stopped();
   }));
   EXPECT_FALSE(IsAlive(pid));
@@ -142,7 +141,7 @@ TEST_F(CancelTest, CancellingWhileTheServerRefusesCommitsDoesNotWaitForThem) {
   ASSERT_TRUE(server_.Await([&] { return server_.calls("CommitStep") > 1; }));
   server_.CancelLease();
   EXPECT_TRUE(server_.Await([&] {
-    const v1::SynchronizeRequest last = server_.synchronized().back();
+    const v1::SynchronizeRequest last = LastBeat();
     return last.held_size() == 1 && last.held(0).stopped();
   }));
   EXPECT_FALSE(IsAlive(pid));
@@ -169,8 +168,7 @@ TEST_F(LeaseTest, WorkThatIsNotDesiredAnyMoreIsDropped) {
   const pid_t pid = AwaitRunnerPid();
   server_.RevokeLease();
   EXPECT_TRUE(server_.Await([&] { return !IsAlive(pid); }));
-  EXPECT_TRUE(server_.Await(
-      [&] { return server_.synchronized().back().held_size() == 0; }));
+  EXPECT_TRUE(server_.Await([&] { return LastBeat().held_size() == 0; }));
   EXPECT_TRUE(server_.finished().empty());
 }
 
@@ -192,7 +190,7 @@ TEST_F(ShortLeaseTest, WithoutAnAnswerTheWorkIsGivenUpBeforeTheLeaseEnds) {
   const size_t beats = server_.synchronized().size();
   ASSERT_TRUE(
       server_.Await([&] { return server_.synchronized().size() > beats; }));
-  EXPECT_EQ(server_.synchronized().back().held_size(), 0);
+  EXPECT_EQ(LastBeat().held_size(), 0);
   EXPECT_TRUE(server_.finished().empty());
 }
 
@@ -215,8 +213,9 @@ TEST_F(DrainTest, TheCurrentStepEndsAndTheJobGoesBack) {
   Run(absl::StrCat("inputs;gate:", gate, ";step:block;hang"));
   ASSERT_TRUE(server_.Await([&] { return server_.committed().size() == 1; }));
   agent_->Drain();
-  ASSERT_TRUE(server_.Await(
-      [&] { return !server_.synchronized().back().accepts_work(); }));
+  ASSERT_TRUE(server_.Await([&] {
+    return LastBeat().held_size() == 1 && !LastBeat().accepts_work();
+  }));
   EXPECT_TRUE(server_.finished().empty());
   std::ofstream(gate) << "";
   JoinAgent();
