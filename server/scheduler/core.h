@@ -3,8 +3,10 @@
 // scheduler over one data directory. Owned by main and by tests.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -30,6 +32,9 @@ class Core {
     uint64_t seed = 0;
     // Where blobs lie; empty means <data_dir>/blobs.
     std::string blob_dir;
+    // Called with every committed event, in order, from the store's writer
+    // thread: quick, no call back. May be empty.
+    std::function<void(const std::vector<v1::Event>&)> observer;
   };
   // Takes the data directory for itself, migrates the database, recovers the
   // leases. The loop starts with scheduler().Start(). FAILED_PRECONDITION:

@@ -12,7 +12,8 @@
 namespace quantd::scheduler {
 namespace {
 
-constexpr int32_t kMaxWoken = 128;
+// As deep as a grant looks: the first jobs may need another kind of worker.
+constexpr int32_t kQueueDepth = 128;
 constexpr absl::Duration kCleaningInterval = absl::Minutes(1);
 
 }  // namespace
@@ -123,8 +124,7 @@ void Scheduler::WakeWorkers() {
     if (free && granting()) idle.push_back(worker);
   }
   if (!idle.empty()) {
-    const auto queue = options_.store->QueueHead(
-        std::min<int32_t>(kMaxWoken, static_cast<int32_t>(idle.size())));
+    const auto queue = options_.store->QueueHead(kQueueDepth);
     for (const store::JobRecord& job :
          queue.ok() ? *queue : std::vector<store::JobRecord>()) {
       const auto fit =

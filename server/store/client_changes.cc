@@ -74,7 +74,7 @@ absl::StatusOr<JobRecord> RetryJob(Transaction& tx, const std::string& job_id,
                    tx.db().QueryInt("SELECT max(ordinal) FROM jobs"));
   JobRecord after = before;
   after.state = v1::JOB_STATE_QUEUED;
-  after.queue_rank = std::max(newest, before.queue_rank);
+  after.queue_rank = std::max(newest + 1, before.queue_rank);
   after.phase.clear();
   after.transient_failures = 0;
   after.resource_failures = 0;
