@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/service_type.h"
 #include "grpcpp/resource_quota.h"
 #include "proto/base/error.h"
 #include "server/api/services.h"
