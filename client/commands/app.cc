@@ -9,9 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "client/commands/commands.h"
 #include "client/commands/exit_codes.h"
-#include "client/commands/hints.h"
 #include "client/commands/usage.h"
 #include "client/render/errors.h"
+#include "client/render/hints.h"
 #include "proto/spec/nearest.h"
 
 namespace quantd::commands {
@@ -122,7 +122,9 @@ int RunCommand(Session& session, const CLI::App& app) {
   const absl::StatusOr<int> code = session.command()();
   session.out() << std::flush;
   if (code.ok()) return *code;
-  return Fail(code.status(), NextStep(code.status(), session.settings()),
+  const Setting& server = session.settings().server;
+  return Fail(code.status(),
+              render::NextStep(code.status(), {server.value, server.source}),
               session);
 }
 

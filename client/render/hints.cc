@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/commands/hints.h"
+#include "client/render/hints.h"
 
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 
-namespace quantd::commands {
+namespace quantd::render {
 namespace {
 
 std::string ForReason(const std::string& reason) {
@@ -32,12 +32,12 @@ std::string ForReason(const std::string& reason) {
 
 }  // namespace
 
-std::string NextStep(const absl::Status& status, const Settings& settings) {
+std::string NextStep(const absl::Status& status, const ServerPlace& server) {
   const std::string known = ForReason(base::ErrorReason(status));
   if (!known.empty()) return known;
   if (absl::IsUnavailable(status)) {
-    return absl::StrCat("check that quantd listens on ", settings.server.value,
-                        " (from ", settings.server.source,
+    return absl::StrCat("check that quantd listens on ", server.address,
+                        " (from ", server.source,
                         "), or name another place with --server, or let "
                         "--local start one");
   }
@@ -50,4 +50,4 @@ std::string NextStep(const absl::Status& status, const Settings& settings) {
   return "";
 }
 
-}  // namespace quantd::commands
+}  // namespace quantd::render
