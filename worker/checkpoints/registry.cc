@@ -29,7 +29,7 @@ bool HoldsPickle(const std::string& path) {
 
 const std::vector<CheckpointEntry>& Registry() {
   static const auto& registry = *new std::vector<CheckpointEntry>{
-      SafetensorsContainer()};
+      GgufContainer(), SafetensorsContainer()};
   return registry;
 }
 

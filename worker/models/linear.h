@@ -4,6 +4,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
@@ -34,9 +35,11 @@ class Linear {
 std::unique_ptr<Linear> MakeDenseLinear(at::Tensor weight, at::Tensor bias);
 
 // Keeps the codes packed and expands a tile at a time while it computes.
-// Bit-identical to MakeDenseLinear(Dequantize(linear), bias).
+// Bit-identical to MakeDenseLinear(Dequantize(linear), bias). `linear` is of a
+// registered format.
 std::unique_ptr<Linear> MakePackedLinear(const formats::QuantizedLinear& linear,
-                                         at::Tensor bias);
+                                         at::Tensor bias,
+                                         at::Device device = at::kCPU);
 
 // Makes the linears of a model from a checkpoint.
 class LinearLoader {

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -97,20 +99,24 @@ class Model {
 struct FamilyEntry {
   v1::ComponentEntry description;
   // True for the model_type values of config.json that this family runs.
-  bool (*matches)(const std::string& model_type);
-  absl::StatusOr<std::unique_ptr<Model>> (*make)(
-      checkpoints::CheckpointReader& reader, LinearLoader& loader);
+  std::function<bool(const std::string& model_type)> matches;
+  std::function<absl::StatusOr<std::unique_ptr<Model>>(
+      checkpoints::CheckpointReader& reader, LinearLoader& loader,
+      at::Device device)>
+      make;
 };
 
 const std::vector<FamilyEntry>& Registry();
 
 // The model of a checkpoint, by its config's model_type. INVALID_ARGUMENT,
-// MODEL_FAMILY_UNKNOWN, naming the families there are.
+// MODEL_FAMILY_UNKNOWN, naming the families there are. Weights and results are
+// on `device`, for which `loader` was made too.
 absl::StatusOr<std::unique_ptr<Model>> MakeModel(
-    checkpoints::CheckpointReader& reader, LinearLoader& loader);
+    checkpoints::CheckpointReader& reader, LinearLoader& loader,
+    at::Device device = at::kCPU);
 
-// Reads dense weights from `reader`, which outlives the loader.
+// Reads dense weights from `reader`, which outlives the loader, to `device`.
 std::unique_ptr<LinearLoader> MakeDenseLoader(
-    checkpoints::CheckpointReader& reader);
+    checkpoints::CheckpointReader& reader, at::Device device = at::kCPU);
 
 }  // namespace quantd::models
