@@ -97,23 +97,25 @@ TEST_F(PowerLossTest, NoAcknowledgedSubmitIsLost) {
   std::string acknowledged;
   char buffer[4096];
   ssize_t got = 0;
-  bool cut = false;
+  // What was acknowledged before the cut began. While it goes on the kernel may
+  // answer a sync that it is about to forget, which no power cut does.
+  size_t promised = 0;
   while ((got = read(pipe_ends[0], buffer, sizeof(buffer))) > 0) {
     acknowledged.append(buffer, got);
-    if (!cut && acknowledged.size() > 3000) {
+    if (promised == 0 && acknowledged.size() > 3000) {
+      promised = acknowledged.rfind('\n') + 1;
       ASSERT_TRUE(CutPower());
-      cut = true;
     }
   }
   close(pipe_ends[0]);
   kill(child, SIGKILL);
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(cut);
+  ASSERT_GT(promised, 0);
   ASSERT_TRUE(Restart());
   auto store = OpenStore(mount_point_);
   ASSERT_TRUE(store.ok()) << store.status();
-  std::istringstream lines(acknowledged);
+  std::istringstream lines(acknowledged.substr(0, promised));
   std::string id;
   int count = 0;
   while (std::getline(lines, id)) {
