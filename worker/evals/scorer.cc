@@ -164,12 +164,12 @@ class Scorer {
     // log-softmax = (x - max) - log(sum exp(x - max)): no overflow, and a sum
     // of 10^5 terms keeps its digits in float64.
     const at::Tensor log_sum =
-        (logits - high).exp().sum(1, true, at::kDouble).log();
+        logits.sub(high).exp().sum(1, true, at::kDouble).log();
     const at::Tensor loss =
-        (log_sum - (at_target - high).to(at::kDouble)).cpu().contiguous();
+        log_sum.sub(at_target.sub(high).to(at::kDouble)).cpu().contiguous();
     const at::Tensor best = logits.argmax(1).cpu().contiguous();
     // NaN passes through minimum and maximum, so these see every logit.
-    const at::Tensor finite = (low.isfinite() & high.isfinite()).all();
+    const at::Tensor finite = low.isfinite().logical_and(high.isfinite()).all();
     if (!finite.item<bool>()) return NonFinite();
     const double* losses = loss.data_ptr<double>();
     const int64_t* greedy = best.data_ptr<int64_t>();
