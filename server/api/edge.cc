@@ -75,20 +75,23 @@ grpc::ServerUnaryReactor* Edge::Unary(grpc::CallbackServerContext* context,
 }
 
 absl::StatusOr<std::shared_ptr<const v1::Catalog>> Edge::Catalog() {
+  int64_t registrations;
   {
     absl::MutexLock lock(&mu_);
     if (catalog_ != nullptr) return catalog_;
+    registrations = registrations_;
   }
   ASSIGN_OR_RETURN(v1::Catalog catalog, backend_.store->GetCatalog());
   auto shared = std::make_shared<const v1::Catalog>(std::move(catalog));
   absl::MutexLock lock(&mu_);
-  catalog_ = shared;
+  if (registrations == registrations_) catalog_ = shared;
   return shared;
 }
 
 void Edge::ForgetCatalog() {
   absl::MutexLock lock(&mu_);
   catalog_ = nullptr;
+  ++registrations_;
 }
 
 }  // namespace quantd::api

@@ -89,6 +89,8 @@ class Edge {
   // Guarded by mu_. Shared with calls that still read an older one.
   absl::Mutex mu_;
   std::shared_ptr<const v1::Catalog> catalog_ ABSL_GUARDED_BY(mu_);
+  // Counts ForgetCatalog, so that a read that began before one is not kept.
+  int64_t registrations_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 // Moves the value of `result` into `*out`.

@@ -46,13 +46,12 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Open(Options options) {
   scheduler_options.boot_id = core->boot_id_;
   scheduler_options.lease_ttl = options.lease_ttl;
   core->scheduler_ = std::make_unique<Scheduler>(std::move(scheduler_options));
-  core->store_->SetEventSink(
-      [self, observer = std::move(options.observer)](
-          const std::vector<v1::Event>& events) {
-        self->hub_.Publish(events);
-        self->scheduler_->OnEvents(events);
-        if (observer) observer(events);
-      });
+  core->store_->SetEventSink([self, observer = std::move(options.observer)](
+                                 const std::vector<v1::Event>& events) {
+    self->hub_.Publish(events);
+    self->scheduler_->OnEvents(events);
+    if (observer) observer(events);
+  });
   RETURN_IF_ERROR(core->scheduler_->Recover());
   return core;
 }
