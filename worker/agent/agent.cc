@@ -209,6 +209,7 @@ HeldLeases Agent::HeldLocked() const {
 
 void Agent::OnSynchronized(const v1::SynchronizeResponse& response) {
   absl::MutexLock lock(&mu_);
+  if (at_once_) return;
   Plan plan = Reconcile(HeldLocked(), response);
   for (const LeaseKey& key : plan.abandon) {
     works_.at(key)->Raise(Stop::kAbandon);
