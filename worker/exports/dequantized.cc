@@ -87,8 +87,8 @@ bool Reads(const nlohmann::json& config) {
 }
 
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> OpenDense(
-    checkpoints::CheckpointReader& reader) {
-  return models::MakeDenseLoader(reader);
+    checkpoints::CheckpointReader& reader, at::Device device) {
+  return models::MakeDenseLoader(reader, device);
 }
 
 }  // namespace

@@ -69,9 +69,10 @@ struct ExportEntry {
   std::unique_ptr<Export> (*make)(const spec::Params& params);
   // True where this layout's loader reads the checkpoint (by its config).
   bool (*reads)(const nlohmann::json& config);
-  // Loads linears of a checkpoint in this layout; `reader` outlives it.
+  // Loads linears of a checkpoint in this layout to `device`; `reader` outlives
+  // the loader.
   absl::StatusOr<std::unique_ptr<models::LinearLoader>> (*open)(
-      checkpoints::CheckpointReader& reader);
+      checkpoints::CheckpointReader& reader, at::Device device);
 };
 
 const std::vector<ExportEntry>& Registry();
@@ -79,9 +80,10 @@ const std::vector<ExportEntry>& Registry();
 absl::StatusOr<std::unique_ptr<Export>> MakeExport(
     const v1::Component& component);
 
-// The loader for any checkpoint, quantized or not. INVALID_ARGUMENT,
-// QUANTIZATION_UNKNOWN, for a quantization_config nobody here reads.
+// The loader for any checkpoint, quantized or not, with weights on `device`.
+// INVALID_ARGUMENT, QUANTIZATION_UNKNOWN, for a quantization_config nobody here
+// reads.
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> MakeLoader(
-    checkpoints::CheckpointReader& reader);
+    checkpoints::CheckpointReader& reader, at::Device device = at::kCPU);
 
 }  // namespace quantd::exports

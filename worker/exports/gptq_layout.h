@@ -62,6 +62,6 @@ nlohmann::json MakeGptqConfig(
 // a quantization_config that cannot be right, GPTQ_PLANAR for the planar
 // variant.
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> OpenGptq(
-    checkpoints::CheckpointReader& reader);
+    checkpoints::CheckpointReader& reader, at::Device device);
 
 }  // namespace quantd::exports

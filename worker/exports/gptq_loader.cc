@@ -41,10 +41,12 @@ absl::StatusOr<GptqVersion> ParseVersion(const nlohmann::json& config) {
 
 class GptqLoader : public models::LinearLoader {
  public:
-  GptqLoader(checkpoints::CheckpointReader& reader, GptqVersion version)
+  GptqLoader(checkpoints::CheckpointReader& reader, GptqVersion version,
+             at::Device device)
       : reader_(reader),
         version_(version),
-        dense_(models::MakeDenseLoader(reader)) {}
+        device_(device),
+        dense_(models::MakeDenseLoader(reader, device)) {}
 
   // Modules without codes were left in floating point.
   absl::StatusOr<std::unique_ptr<models::Linear>> Load(const std::string& name,
@@ -67,22 +69,23 @@ class GptqLoader : public models::LinearLoader {
             {{"module", name}});
       }
     }
-    return models::MakePackedLinear(linear, bias);
+    return models::MakePackedLinear(linear, bias, device_);
   }
 
  private:
   checkpoints::CheckpointReader& reader_;
   const GptqVersion version_;
+  const at::Device device_;
   const std::unique_ptr<models::LinearLoader> dense_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> OpenGptq(
-    checkpoints::CheckpointReader& reader) {
+    checkpoints::CheckpointReader& reader, at::Device device) {
   ASSIGN_OR_RETURN(const GptqVersion version,
                    ParseVersion(reader.config().at("quantization_config")));
-  return std::make_unique<GptqLoader>(reader, version);
+  return std::make_unique<GptqLoader>(reader, version, device);
 }
 
 }  // namespace quantd::exports

@@ -38,9 +38,9 @@ absl::StatusOr<std::unique_ptr<Export>> MakeExport(
 }
 
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> MakeLoader(
-    checkpoints::CheckpointReader& reader) {
+    checkpoints::CheckpointReader& reader, at::Device device) {
   for (const ExportEntry& entry : Registry()) {
-    if (entry.reads(reader.config())) return entry.open(reader);
+    if (entry.reads(reader.config())) return entry.open(reader, device);
   }
   std::string method = "?";
   const auto quantization = reader.config().find("quantization_config");

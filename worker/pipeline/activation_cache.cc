@@ -84,6 +84,8 @@ models::SequenceState ActivationCache::Load(int64_t i) const {
     const int64_t begin = i * tokens * options_.widest_input;
     state.input = input_.narrow(0, begin, tokens * width).view({tokens, width});
   }
+  state.residual = state.residual.to(options_.device);
+  if (state.input.defined()) state.input = state.input.to(options_.device);
   return state;
 }
 

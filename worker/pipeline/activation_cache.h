@@ -29,6 +29,8 @@ class ActivationCache {
     int64_t budget_bytes = 0;
     // Where the files lie above the budget; they have no name there.
     std::string spill_directory;
+    // Where sequences are handed out; the buffers are in host memory.
+    at::Device device = at::kCPU;
   };
   // RESOURCE_EXHAUSTED where there is neither memory nor disk.
   static absl::StatusOr<std::unique_ptr<ActivationCache>> Create(
@@ -41,8 +43,8 @@ class ActivationCache {
   int64_t sequences() const { return options_.sequences; }
   bool spilled() const { return spilled_; }
 
-  // Views of sequence `i`; the input is undefined before the first Store of
-  // one.
+  // Views of sequence `i`, or copies on another device; the input is undefined
+  // before the first Store of one.
   models::SequenceState Load(int64_t i) const;
   // Copies what `state` holds; an undefined input is forgotten.
   void Store(int64_t i, const models::SequenceState& state);

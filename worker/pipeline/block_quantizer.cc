@@ -87,7 +87,7 @@ absl::StatusOr<calibration::Statistics> BlockQuantizer::Advance(
   std::unique_ptr<calibration::GramAccumulator> gram;
   if (gram_width > 0) {
     gram = std::make_unique<calibration::GramAccumulator>(gram_width,
-                                                          at::Device(at::kCPU));
+                                                          options_.device);
   }
   for (int64_t i = 0; i < cache->sequences(); ++i) {
     RETURN_IF_ERROR(cancel_.Check());
@@ -144,8 +144,9 @@ absl::Status BlockQuantizer::QuantizeStage(
     const models::Linear& linear = block.linear(name);
     const at::Tensor bias = linear.bias();
     RETURN_IF_ERROR(RunLinear(*plan, linear, statistics, out));
-    block.Replace(name, models::MakeDenseLinear(
-                            formats::Dequantize(out->modules.at(name)), bias));
+    const at::Tensor dense = formats::Dequantize(out->modules.at(name));
+    block.Replace(name,
+                  models::MakeDenseLinear(dense.to(options_.device), bias));
   }
   return absl::OkStatus();
 }

@@ -45,6 +45,7 @@ class BlockQuantizer {
     bool allow_fallback = true;
     // Tokens per sequence.
     int64_t sequence_length = 0;
+    at::Device device = at::kCPU;
   };
   BlockQuantizer(const Options& options, const base::CancelToken& cancel,
                  ProgressReporter& progress)

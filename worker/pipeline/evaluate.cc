@@ -53,15 +53,16 @@ absl::Status ScoreStep(const Scoring& scoring, Journal& journal,
 }
 
 // The model of an evaluate job: the artifact's files, or a path.
-absl::StatusOr<SourceModel> OpenSubject(const v1::StartJob& start) {
+absl::StatusOr<SourceModel> OpenSubject(const v1::StartJob& start,
+                                        at::Device device) {
   if (start.source_files().empty()) {
-    return OpenSource(start.spec().evaluate().model());
+    return OpenSource(start.spec().evaluate().model(), device);
   }
   const std::string directory = absl::StrCat(start.work_directory(), "/source");
   const std::map<std::string, std::string> files(start.source_files().begin(),
                                                  start.source_files().end());
   RETURN_IF_ERROR(LinkFiles(files, directory));
-  return OpenSource(directory);
+  return OpenSource(directory, device);
 }
 
 v1::JobReport EvaluationReport(const Journal& journal,
@@ -101,7 +102,8 @@ absl::Status RunEvaluate(QuantizeJob& job) {
 absl::StatusOr<RunResult> RunEvaluateJob(const v1::StartJob& start, Sink& sink,
                                          const base::CancelToken& cancel) {
   RETURN_IF_ERROR(spec::ValidateJob(start.spec(), DescribeBuild()));
-  ASSIGN_OR_RETURN(const SourceModel source, OpenSubject(start));
+  ASSIGN_OR_RETURN(const at::Device device, ParseDevice(start.device()));
+  ASSIGN_OR_RETURN(const SourceModel source, OpenSubject(start, device));
   ASSIGN_OR_RETURN(const auto tokenizer, source.MakeTokenizer());
   const auto& tasks = start.spec().evaluate().evals();
   std::vector<PlannedStep> plan = {{kLoadStep, "load"}};
@@ -115,7 +117,7 @@ absl::StatusOr<RunResult> RunEvaluateJob(const v1::StartJob& start, Sink& sink,
   parts.tokens_digest = tokenizer->digest();
   parts.recipe_digest =
       base::Sha256Hex(spec::CanonicalText(start.spec().evaluate()));
-  Journal journal(start, sink, Fingerprint(parts), std::move(plan));
+  Journal journal(start, sink, Fingerprint(parts, device), std::move(plan));
   ProgressReporter progress(sink, journal, source.model->num_blocks(),
                             base::Clock::Real());
   if (journal.next() == 0) {

@@ -9,6 +9,7 @@
 #include "proto/base/digest.h"
 #include "proto/base/status_macros.h"
 #include "proto/spec/tag.h"
+#include "worker/pipeline/fingerprint.h"
 #include "worker/pipeline/manifest.h"
 #include "worker/pipeline/probe.h"
 #include "worker/pipeline/quantize_job.h"
@@ -39,7 +40,7 @@ absl::Status WriteExpectedProbe(QuantizeJob& job, const exports::Export& layout,
     if (!is_quantized[module]) return at::Tensor();
     ASSIGN_OR_RETURN(const formats::QuantizedLinear linear,
                      quantized.Read(module));
-    return layout.StoredWeight(linear);
+    return layout.StoredWeight(linear).to(job.device);
   };
   Probe probe;
   probe.ids = ProbeIds(tokens, model);
@@ -116,6 +117,7 @@ absl::Status RunExport(QuantizeJob& job) {
       manifest, ManifestText({.name = spec::TagText(spec::TagOf(job.spec())),
                               .export_id = id,
                               .recipe = job.recipe,
+                              .device_class = DeviceClass(job.device),
                               .weights_digest = job.weights_digest,
                               .tokens_digest = DigestTokens(tokens),
                               .layers = layers,

@@ -100,7 +100,8 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
     const v1::StartJob& start, Sink& sink, const base::CancelToken& cancel) {
   RETURN_IF_ERROR(spec::ValidateJob(start.spec(), DescribeBuild()));
   auto job = std::make_unique<QuantizeJob>(start, sink, cancel);
-  ASSIGN_OR_RETURN(job->source, OpenSource(job->spec().model()));
+  ASSIGN_OR_RETURN(job->device, ParseDevice(start.device()));
+  ASSIGN_OR_RETURN(job->source, OpenSource(job->spec().model(), job->device));
   RETURN_IF_ERROR(RefuseQuantizedSource(job->source));
   const models::Model& model = *job->source.model;
   ASSIGN_OR_RETURN(job->recipe, ResolveRecipe(job->spec().recipe(), model));
@@ -119,8 +120,8 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
     ASSIGN_OR_RETURN(parts.tokens_digest, TokensDigest(*job));
   }
   parts.recipe_digest = spec::RecipeDigest(job->recipe);
-  job->journal = std::make_unique<Journal>(start, sink, Fingerprint(parts),
-                                           PlanSteps(*job));
+  job->journal = std::make_unique<Journal>(
+      start, sink, Fingerprint(parts, job->device), PlanSteps(*job));
   job->progress = std::make_unique<ProgressReporter>(
       sink, *job->journal, model.num_blocks(), base::Clock::Real());
   return job;

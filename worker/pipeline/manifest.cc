@@ -70,7 +70,7 @@ std::string ManifestText(const ManifestSource& source) {
       {"recipe", spec::ToJson(source.recipe)},
       {"recipe_sha256", spec::RecipeDigest(source.recipe)},
       {"code_version", CodeVersion()},
-      {"device_class", DeviceClass()},
+      {"device_class", source.device_class},
       {"bits_per_weight", source.bits_per_weight},
       {"layers", std::move(layers)},
       {"verdicts", std::move(verdicts)}};

@@ -23,6 +23,7 @@ struct ManifestSource {
   std::string name;
   std::string export_id;
   const v1::Recipe& recipe;
+  std::string device_class;
   std::string weights_digest;
   // SHA-256 of the sampled token ids; empty where none were read.
   std::string tokens_digest;

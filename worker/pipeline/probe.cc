@@ -66,7 +66,7 @@ absl::StatusOr<at::Tensor> ProbeLogits(models::Model& model,
   ASSIGN_OR_RETURN(std::unique_ptr<models::Linear> head, model.LoadHead());
   ASSIGN_OR_RETURN(const at::Tensor weight, weight_of(model.HeadShape().name));
   if (weight.defined()) head = models::MakeDenseLinear(weight, head->bias());
-  return head->Apply(normed);
+  return head->Apply(normed).cpu();
 }
 
 absl::Status WriteProbe(const std::string& path, const Probe& probe) {

@@ -26,7 +26,7 @@ class BlockLoop {
         model_(*job.source.model),
         sequence_length_(job.recipe.calibration().sequence_length()),
         quantizer_({job.recipe.policy().on_numeric_failure() == "rtn",
-                    sequence_length_},
+                    sequence_length_, job.device},
                    job.cancel, *job.progress) {}
 
   absl::Status Run();
@@ -82,6 +82,7 @@ absl::Status BlockLoop::MakeCache() {
     if (plan.block == kHeadBlock) continue;
     options.widest_input = std::max(options.widest_input, plan.in_features);
   }
+  options.device = job_.device;
   options.budget_bytes = ActivationCache::DefaultBudgetBytes();
   options.spill_directory = job_.start.work_directory();
   ASSIGN_OR_RETURN(cache_, ActivationCache::Create(options));
@@ -140,8 +141,9 @@ absl::Status BlockLoop::ReplayBlock(int64_t index) {
     if (!plan.quantized) continue;
     ASSIGN_OR_RETURN(const formats::QuantizedLinear linear,
                      quantized.Read(name));
-    block->Replace(name, models::MakeDenseLinear(formats::Dequantize(linear),
-                                                 block->linear(name).bias()));
+    block->Replace(name, models::MakeDenseLinear(
+                             formats::Dequantize(linear).to(job_.device),
+                             block->linear(name).bias()));
   }
   for (int64_t i = 0; i < cache_->sequences(); ++i) {
     RETURN_IF_ERROR(job_.cancel.Check());
@@ -180,7 +182,7 @@ absl::Status BlockLoop::RunBlock(int64_t index) {
 
 absl::StatusOr<calibration::Statistics> BlockLoop::HeadStatistics(
     const ModulePlan& plan) {
-  calibration::GramAccumulator gram(plan.in_features, at::Device(at::kCPU));
+  calibration::GramAccumulator gram(plan.in_features, job_.device);
   for (int64_t i = 0; i < cache_->sequences(); ++i) {
     RETURN_IF_ERROR(job_.cancel.Check());
     ASSIGN_OR_RETURN(const at::Tensor input,
@@ -227,7 +229,7 @@ absl::Status BlockLoop::CommitModules(const QuantizedBlock& done,
     const std::string role = absl::StrCat(kGramRole, module);
     files[role] = absl::StrCat(stem, ".", module, ".gram");
     RETURN_IF_ERROR(
-        checkpoints::WriteSafetensors(files[role], {{"gram", gram}}));
+        checkpoints::WriteSafetensors(files[role], {{"gram", gram.cpu()}}));
   }
   v1::Step step;
   for (const v1::LayerReport& layer : done.layers) {
@@ -242,7 +244,7 @@ absl::Status BlockLoop::KeepFailure(const absl::Status& error) {
   if (failure.layer.name().empty() || !failure.gram.defined()) return error;
   const std::string path = job_.journal->NewFile("failed.gram");
   RETURN_IF_ERROR(
-      checkpoints::WriteSafetensors(path, {{"gram", failure.gram}}));
+      checkpoints::WriteSafetensors(path, {{"gram", failure.gram.cpu()}}));
   v1::Step step;
   *step.add_layers() = failure.layer;
   const std::string& module = failure.layer.name();

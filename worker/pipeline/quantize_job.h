@@ -33,6 +33,8 @@ struct QuantizeJob {
   Sink& sink;
   const base::CancelToken& cancel;
 
+  // Where the model runs.
+  at::Device device = at::kCPU;
   SourceModel source;
   // Everything written out.
   v1::Recipe recipe;

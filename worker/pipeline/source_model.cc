@@ -35,12 +35,13 @@ SourceModel::MakeTokenizer() const {
   return tokenizers::LoadTokenizer(reader->companions(), reader->metadata());
 }
 
-absl::StatusOr<SourceModel> OpenSource(const std::string& path) {
+absl::StatusOr<SourceModel> OpenSource(const std::string& path,
+                                       at::Device device) {
   SourceModel source;
   ASSIGN_OR_RETURN(source.reader, checkpoints::OpenCheckpoint(path));
-  ASSIGN_OR_RETURN(source.loader, exports::MakeLoader(*source.reader));
+  ASSIGN_OR_RETURN(source.loader, exports::MakeLoader(*source.reader, device));
   ASSIGN_OR_RETURN(source.model,
-                   models::MakeModel(*source.reader, *source.loader));
+                   models::MakeModel(*source.reader, *source.loader, device));
   return source;
 }
 

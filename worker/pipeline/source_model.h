@@ -26,8 +26,10 @@ struct SourceModel {
   absl::StatusOr<std::unique_ptr<tokenizers::Tokenizer>> MakeTokenizer() const;
 };
 
-// Any checkpoint that this build reads, quantized or not.
-absl::StatusOr<SourceModel> OpenSource(const std::string& path);
+// Any checkpoint that this build reads, quantized or not; weights go to
+// `device`.
+absl::StatusOr<SourceModel> OpenSource(const std::string& path,
+                                       at::Device device);
 
 // A folder of links under the names that readers look for. `files`: name in the
 // checkpoint to local file. INVALID_ARGUMENT, ARTIFACT_PATH_INVALID, for a name

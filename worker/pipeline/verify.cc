@@ -68,7 +68,7 @@ absl::StatusOr<std::string> FirstDifferentModule(const QuantizeJob& job,
     ASSIGN_OR_RETURN(const auto stored,
                      artifact.loader->Load(plan.name, plan.out_features,
                                            plan.in_features, false));
-    if (!stored->DenseWeight().equal(layout.StoredWeight(linear))) {
+    if (!stored->DenseWeight().cpu().equal(layout.StoredWeight(linear))) {
       return plan.name;
     }
   }
@@ -108,7 +108,7 @@ absl::StatusOr<SourceModel> OpenVerifiedArtifact(const QuantizeJob& job,
   if (!std::filesystem::exists(directory)) {
     RETURN_IF_ERROR(LinkFiles(files, directory));
   }
-  return OpenSource(directory);
+  return OpenSource(directory, job.device);
 }
 
 absl::Status RunVerify(QuantizeJob& job) {
