@@ -86,8 +86,6 @@ class Panel {
 
   HWY_ATTR void Run() {
     Transpose(p_.corrected, corrected_.data());
-    // Holds w until its column is quantized, then w - w^.
-    Transpose(p_.weight, error_.data());
     const int64_t group = p_.column_group == nullptr ? p_.group_size : 0;
     for (int64_t b = p_.begin; b < p_.end;) {
       const int64_t block_end = BlockEnd(b, p_.end, p_.block_size, group);
@@ -110,7 +108,7 @@ class Panel {
   float* Error(int64_t column) {
     return error_.data() + (column - p_.begin) * kPanelRows;
   }
-  // M[i, j].
+  // F[i, j].
   const float* Feedback(int64_t i, int64_t j) const {
     return p_.feedback + (i - p_.begin) * p_.feedback_stride + (j - p_.begin);
   }
@@ -222,18 +220,17 @@ class Panel {
         hn::StoreU(hn::MulAdd(hn::Mul(half_pivot, miss), miss,
                               hn::LoadU(f, loss_ + r)),
                    f, loss_ + r);
-        const V error = hn::Sub(hn::LoadU(f, e + r), q.value);
-        hn::StoreU(error, f, e + r);
+        hn::StoreU(miss, f, e + r);
         for (int64_t j = 1; j < end - c; ++j) {
           float* later = v + j * kPanelRows + r;
-          hn::StoreU(hn::MulAdd(error, hn::Set(f, m[j]), hn::LoadU(f, later)),
-                     f, later);
+          hn::StoreU(hn::MulAdd(miss, hn::Set(f, m[j]), hn::LoadU(f, later)), f,
+                     later);
         }
       }
     }
   }
 
-  // Adds errors of columns [from, from_end), times M, to columns [to, to_end).
+  // Adds errors of columns [from, from_end), times F, to columns [to, to_end).
   HWY_ATTR void Feed(int64_t from, int64_t from_end, int64_t to,
                      int64_t to_end) {
     int64_t j = to;

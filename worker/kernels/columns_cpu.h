@@ -21,7 +21,6 @@ struct ColumnPanel {
   int64_t groups = 0;
   int64_t begin = 0;
   int64_t end = 0;
-  const float* weight = nullptr;
   const float* corrected = nullptr;
   // Rows begin .. end of the feedback matrix, columns begin .. end only,
   // `feedback_stride` apart.
@@ -33,7 +32,7 @@ struct ColumnPanel {
   uint8_t* zeros = nullptr;
   const int32_t* column_group = nullptr;
   float* loss = nullptr;
-  // [rows, end - begin], written: w - w^, for the columns after `end`.
+  // [rows, end - begin], written: v - w^, for the columns after `end`.
   float* error = nullptr;
   IntegerGridRule rule;
   int64_t group_size = 0;

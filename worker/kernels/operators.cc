@@ -49,8 +49,8 @@ void GptqColumns(const ColumnLoop& loop, int64_t begin, int64_t end) {
   static const auto op = Find<ColumnsSchema>("quantd::gptq_columns");
   std::optional<at::Tensor> column_group;
   if (loop.column_group.defined()) column_group = loop.column_group;
-  op.call({loop.weight, loop.corrected, loop.feedback, loop.pivots, loop.codes,
-           loop.scales, loop.zeros, loop.loss},
+  op.call({loop.corrected, loop.feedback, loop.pivots, loop.codes, loop.scales,
+           loop.zeros, loop.loss},
           column_group,
           {loop.rule.max_code, loop.rule.symmetric,
            static_cast<int64_t>(loop.rule.scale_type), loop.group_size,
@@ -62,14 +62,13 @@ ColumnRange UnpackColumnLoop(at::TensorList state,
                              at::IntArrayRef layout) {
   ColumnRange range;
   ColumnLoop& loop = range.loop;
-  loop.weight = state[0];
-  loop.corrected = state[1];
-  loop.feedback = state[2];
-  loop.pivots = state[3];
-  loop.codes = state[4];
-  loop.scales = state[5];
-  loop.zeros = state[6];
-  loop.loss = state[7];
+  loop.corrected = state[0];
+  loop.feedback = state[1];
+  loop.pivots = state[2];
+  loop.codes = state[3];
+  loop.scales = state[4];
+  loop.zeros = state[5];
+  loop.loss = state[6];
   if (column_group.has_value()) loop.column_group = *column_group;
   loop.rule.max_code = static_cast<int32_t>(layout[0]);
   loop.rule.symmetric = layout[1] != 0;

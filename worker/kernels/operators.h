@@ -17,16 +17,16 @@ namespace quantd::kernels {
 // The state of the GPTQ column loop over one layer. All tensors are contiguous
 // and on one device; columns are in the order in which they are quantized.
 //
-// With H = M diag(pivots) M^T, M unit upper triangular, column j becomes
-//   v_j = w_j + sum_{i<j} (w_i - w^_i) M_ij,   w^_j = grid(v_j)
-// which is the update of the published loop with H^-1 = U^T U rewritten without
-// the inverse (docs/methods/gptq.md).
+// With H^-1 = U^T U and F_ij = -U_ij / U_ii, rounding column i changes every
+// later column by
+//   v_j += (v_i - w^_i) F_ij,   w^_i = grid(v_i)
+// so that at any time the columns not yet rounded are the best answer to those
+// that are: grids of groups are chosen from such values.
 struct ColumnLoop {
-  at::Tensor weight;     // float32 [out, in]: w, not changed.
   at::Tensor corrected;  // float32 [out, in]: v; starts as a copy of w.
-  at::Tensor feedback;   // float32 [in, in]: M; only the strict upper triangle
+  at::Tensor feedback;   // float32 [in, in]: F; only the strict upper triangle
                          // is read.
-  at::Tensor pivots;     // float32 [in].
+  at::Tensor pivots;     // float32 [in]: U_jj^-2, for the loss alone.
   at::Tensor codes;      // uint8 [out, in], written.
   // float32 and uint8 [out, groups]: written at each group's first column, or
   // read where column_group is defined.

@@ -18,10 +18,10 @@
 namespace quantd::kernels {
 namespace {
 
-// M[begin:end, begin:end], rows `stride` apart. In the whole matrix rows lie a
+// F[begin:end, begin:end], rows `stride` apart. In the whole matrix rows lie a
 // power of two apart, which maps a column of it to a few cache sets.
 std::vector<float> PackFeedback(const ColumnRange& range, int64_t stride) {
-  const int64_t in = range.loop.weight.size(1);
+  const int64_t in = range.loop.corrected.size(1);
   const int64_t width = range.end - range.begin;
   std::vector<float> packed(width * stride);
   const float* feedback = range.loop.feedback.const_data_ptr<float>();
@@ -37,12 +37,11 @@ std::vector<float> PackFeedback(const ColumnRange& range, int64_t stride) {
 ColumnPanel MakePanel(const ColumnRange& range, int64_t row) {
   const ColumnLoop& loop = range.loop;
   ColumnPanel panel;
-  panel.rows = std::min(kPanelRows, loop.weight.size(0) - row);
-  panel.in_features = loop.weight.size(1);
+  panel.rows = std::min(kPanelRows, loop.corrected.size(0) - row);
+  panel.in_features = loop.corrected.size(1);
   panel.groups = loop.scales.size(1);
   panel.begin = range.begin;
   panel.end = range.end;
-  panel.weight = loop.weight.const_data_ptr<float>() + row * panel.in_features;
   panel.corrected =
       loop.corrected.const_data_ptr<float>() + row * panel.in_features;
   panel.pivots = loop.pivots.const_data_ptr<float>();
@@ -87,13 +86,13 @@ void GptqColumnsCpu(at::TensorList state,
                     const std::optional<at::Tensor>& column_group,
                     at::IntArrayRef layout) {
   const ColumnRange range = UnpackColumnLoop(state, column_group, layout);
-  const int64_t rows = range.loop.weight.size(0);
+  const int64_t rows = range.loop.corrected.size(0);
   const int64_t width = range.end - range.begin;
   constexpr int64_t kPadding = 16;
   const int64_t stride = width + kPadding;
   const std::vector<float> feedback = PackFeedback(range, stride);
   const at::Tensor error =
-      at::empty({rows, width}, range.loop.weight.options());
+      at::empty({rows, width}, range.loop.corrected.options());
   float* error_data = error.data_ptr<float>();
   const int64_t panels = (rows + kPanelRows - 1) / kPanelRows;
   at::parallel_for(0, panels, 1, [&](int64_t first, int64_t last) {
@@ -105,7 +104,7 @@ void GptqColumnsCpu(at::TensorList state,
       QuantizePanel(panel);
     }
   });
-  const int64_t rest = range.loop.weight.size(1) - range.end;
+  const int64_t rest = range.loop.corrected.size(1) - range.end;
   if (rest == 0) return;
   range.loop.corrected.narrow(1, range.end, rest)
       .addmm_(error, range.loop.feedback.narrow(0, range.begin, width)

@@ -176,7 +176,6 @@ kernels::ColumnLoop MakeLoop(const Layer& layer,
   const int64_t out = layer.weight.size(0);
   const int64_t groups = (layer.weight.size(1) + group_size - 1) / group_size;
   kernels::ColumnLoop loop;
-  loop.weight = layer.weight;
   loop.corrected = layer.weight.clone();
   loop.feedback = factor.feedback.contiguous();
   loop.pivots = factor.pivots;
@@ -194,8 +193,8 @@ kernels::ColumnLoop MakeLoop(const Layer& layer,
 
 absl::Status RunLoop(const kernels::ColumnLoop& loop,
                      const base::CancelToken& cancel) {
-  const int64_t in = loop.weight.size(1);
-  const int64_t width = PanelWidth(loop.weight, loop.block_size);
+  const int64_t in = loop.corrected.size(1);
+  const int64_t width = PanelWidth(loop.corrected, loop.block_size);
   const int64_t group = loop.column_group.defined() ? 0 : loop.group_size;
   for (int64_t begin = 0; begin < in;) {
     RETURN_IF_ERROR(cancel.Check());

@@ -12,15 +12,17 @@
 
 namespace quantd::numerics {
 
-// hessian = M diag(pivots) M^T. Tensors are on the device of the Hessian.
+// hessian = M diag(pivots) M^T with M unit upper triangular. In terms of the
+// published factor, hessian^-1 = U^T U: -M^-1 = -diag(U)^-1 U and pivots =
+// diag(U)^-2. Tensors are on the device of the Hessian.
 struct FeedbackFactor {
-  at::Tensor feedback;  // float32 [n, n]: M, unit upper triangular.
+  at::Tensor feedback;  // float32 [n, n]: -M^-1, upper triangular.
   at::Tensor pivots;    // float32 [n], positive.
 };
 
 // None where `hessian`, float32 [n, n] and symmetric, is not positive definite
-// in float32. Costs n^3 / 3: one Cholesky factor of the reversed matrix, no
-// inverse.
+// in float32. One Cholesky factor of the reversed matrix and one
+// triangular inverse, n^3 / 3 each.
 std::optional<FeedbackFactor> FactorForFeedback(const at::Tensor& hessian);
 
 struct DampingOptions {

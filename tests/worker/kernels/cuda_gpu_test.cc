@@ -25,8 +25,7 @@ class CudaTest : public testing::Test {
 
 ColumnLoop MakeLoop(int64_t rows, int64_t in, int64_t group_size) {
   ColumnLoop loop;
-  loop.weight = at::randn({rows, in});
-  loop.corrected = loop.weight.clone();
+  loop.corrected = at::randn({rows, in});
   loop.feedback = at::randn({in, in}).mul(0.02);
   loop.pivots = at::full({in}, 0.7);
   loop.codes = at::zeros({rows, in}, at::kByte);
@@ -40,9 +39,9 @@ ColumnLoop MakeLoop(int64_t rows, int64_t in, int64_t group_size) {
 ColumnLoop CopyTo(const ColumnLoop& loop, c10::Device device) {
   ColumnLoop copy = loop;
   for (at::Tensor ColumnLoop::*field :
-       {&ColumnLoop::weight, &ColumnLoop::corrected, &ColumnLoop::feedback,
-        &ColumnLoop::pivots, &ColumnLoop::codes, &ColumnLoop::scales,
-        &ColumnLoop::zeros, &ColumnLoop::loss}) {
+       {&ColumnLoop::corrected, &ColumnLoop::feedback, &ColumnLoop::pivots,
+        &ColumnLoop::codes, &ColumnLoop::scales, &ColumnLoop::zeros,
+        &ColumnLoop::loss}) {
     copy.*field = (loop.*field)
                       .to(device, /*non_blocking=*/false,
                           /*copy=*/true);

@@ -42,8 +42,7 @@ ColumnLoop MakeLoop(const Layer& layer) {
   ColumnLoop loop;
   const int64_t groups =
       (layer.in_features + layer.group_size - 1) / layer.group_size;
-  loop.weight = Random({layer.rows, layer.in_features}, 1);
-  loop.corrected = loop.weight.clone();
+  loop.corrected = Random({layer.rows, layer.in_features}, 1);
   loop.feedback = Random({layer.in_features, layer.in_features}, 2).mul(0.1);
   loop.pivots = at::full({layer.in_features}, 0.7, at::kFloat);
   loop.codes = at::zeros({layer.rows, layer.in_features}, at::kByte);
@@ -68,14 +67,13 @@ ColumnLoop MakeLoop(const Layer& layer) {
 at::Tensor RunBlockOnFibers(const ColumnLoop& loop, int64_t begin,
                             int64_t end) {
   const at::Tensor error =
-      at::zeros({loop.weight.size(0), end - begin}, at::kFloat);
+      at::zeros({loop.corrected.size(0), end - begin}, at::kFloat);
   ColumnsArguments a;
-  a.rows = loop.weight.size(0);
-  a.in_features = loop.weight.size(1);
+  a.rows = loop.corrected.size(0);
+  a.in_features = loop.corrected.size(1);
   a.groups = loop.scales.size(1);
   a.begin = begin;
   a.end = end;
-  a.weight = loop.weight.const_data_ptr<float>();
   a.corrected = loop.corrected.const_data_ptr<float>();
   a.feedback = loop.feedback.const_data_ptr<float>();
   a.pivots = loop.pivots.const_data_ptr<float>();

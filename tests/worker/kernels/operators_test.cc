@@ -7,6 +7,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_inv.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
@@ -19,12 +20,13 @@
 namespace quantd::kernels {
 namespace {
 
-// A loop over random weights and a random unit upper triangular M.
-ColumnLoop RandomLoop(int64_t out, int64_t in, int64_t group_size) {
+// A loop over `weight` and a random feedback matrix.
+ColumnLoop RandomLoop(const at::Tensor& weight, int64_t group_size) {
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
   ColumnLoop loop;
-  loop.weight = at::randn({out, in});
-  loop.corrected = loop.weight.clone();
-  loop.feedback = at::randn({in, in}).mul_(0.1).triu(1).add_(at::eye(in));
+  loop.corrected = weight.clone();
+  loop.feedback = at::randn({in, in}).mul_(0.05).triu(1);
   loop.pivots = at::randn({in}).abs_().add_(0.1);
   const int64_t groups = (in + group_size - 1) / group_size;
   loop.codes = at::empty({out, in}, at::kByte);
@@ -37,7 +39,7 @@ ColumnLoop RandomLoop(int64_t out, int64_t in, int64_t group_size) {
 }
 
 void RunAll(const ColumnLoop& loop, int64_t width) {
-  const int64_t in = loop.weight.size(1);
+  const int64_t in = loop.corrected.size(1);
   for (int64_t begin = 0; begin < in;) {
     const int64_t end = BlockEnd(begin, in, width, loop.group_size);
     GptqColumns(loop, begin, end);
@@ -46,8 +48,8 @@ void RunAll(const ColumnLoop& loop, int64_t width) {
 }
 
 at::Tensor Value(const ColumnLoop& loop) {
-  const int64_t in = loop.weight.size(1);
-  at::Tensor value = at::empty({loop.weight.size(0), in}, at::kDouble);
+  const int64_t in = loop.corrected.size(1);
+  at::Tensor value = at::empty({loop.corrected.size(0), in}, at::kDouble);
   for (int64_t c = 0; c < in; ++c) {
     const int64_t g = c / loop.group_size;
     value.select(1, c).copy_(loop.codes.select(1, c)
@@ -60,12 +62,14 @@ at::Tensor Value(const ColumnLoop& loop) {
 
 TEST(GptqColumnsTest, LossIsTheDistanceInTheNormOfTheHessian) {
   for (const int64_t width : {8, 100, 512}) {
-    const ColumnLoop loop = RandomLoop(37, 150, 16);
+    const at::Tensor weight = at::randn({37, 150});
+    const ColumnLoop loop = RandomLoop(weight, 16);
     RunAll(loop, width);
-    const at::Tensor m = loop.feedback.to(at::kDouble);
+    const at::Tensor m = at::linalg_inv(
+        at::eye(150, at::kDouble).sub(loop.feedback.to(at::kDouble)));
     const at::Tensor hessian =
         at::mm(m.mul(loop.pivots.to(at::kDouble)), m.t());
-    const at::Tensor miss = loop.weight.to(at::kDouble).sub(Value(loop));
+    const at::Tensor miss = weight.to(at::kDouble).sub(Value(loop));
     const at::Tensor truth = at::mm(miss, hessian).mul(miss).sum(1).mul(0.5);
     const at::Tensor relative =
         loop.loss.to(at::kDouble).sub(truth).abs().div(truth);
@@ -74,11 +78,11 @@ TEST(GptqColumnsTest, LossIsTheDistanceInTheNormOfTheHessian) {
 }
 
 TEST(GptqColumnsTest, RowsDoNotHearOfEachOther) {
-  const ColumnLoop loop = RandomLoop(70, 96, 32);
+  const at::Tensor weight = at::randn({70, 96});
+  const ColumnLoop loop = RandomLoop(weight, 32);
   RunAll(loop, 512);
   ColumnLoop reversed = loop;
-  reversed.weight = loop.weight.flip({0});
-  reversed.corrected = reversed.weight.clone();
+  reversed.corrected = weight.flip({0});
   reversed.codes = at::empty_like(loop.codes);
   reversed.scales = at::empty_like(loop.scales);
   reversed.zeros = at::empty_like(loop.zeros);
@@ -91,11 +95,12 @@ TEST(GptqColumnsTest, RowsDoNotHearOfEachOther) {
 
 TEST(GptqColumnsTest, ThreadsDoNotChangeThePanel) {
   const int threads = at::get_num_threads();
-  ColumnLoop loop = RandomLoop(130, 200, 32);
+  const at::Tensor weight = at::randn({130, 200});
+  ColumnLoop loop = RandomLoop(weight, 32);
   at::set_num_threads(1);
   RunAll(loop, 512);
   const at::Tensor codes = loop.codes.clone();
-  loop.corrected = loop.weight.clone();
+  loop.corrected = weight.clone();
   at::set_num_threads(2);
   RunAll(loop, 512);
   at::set_num_threads(threads);

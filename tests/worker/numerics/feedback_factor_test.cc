@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_inv.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
@@ -18,13 +19,15 @@ at::Tensor RandomHessian(int64_t n) {
 }
 
 TEST(FeedbackFactorTest, FactorsMultiplyToTheHessian) {
-  for (const int64_t n : {1, 2, 17, 200}) {
+  for (const int64_t n : {1, 2, 17, 200, 450}) {
     const at::Tensor hessian = RandomHessian(n);
     const auto factor = FactorForFeedback(hessian);
     ASSERT_TRUE(factor.has_value());
-    const at::Tensor m = factor->feedback.to(at::kDouble);
-    EXPECT_TRUE(at::equal(m, m.triu()));
-    EXPECT_TRUE(at::equal(m.diagonal(), at::eye(n, at::kDouble).diagonal()));
+    const at::Tensor inverse = factor->feedback.to(at::kDouble).neg();
+    EXPECT_TRUE(at::equal(inverse, inverse.triu()));
+    EXPECT_TRUE(
+        at::equal(inverse.diagonal(), at::eye(n, at::kDouble).diagonal()));
+    const at::Tensor m = at::linalg_inv(inverse);
     const at::Tensor product =
         at::mm(m.mul(factor->pivots.to(at::kDouble)), m.t());
     const double error = product.sub(hessian).abs().max().item<double>();
@@ -33,7 +36,8 @@ TEST(FeedbackFactorTest, FactorsMultiplyToTheHessian) {
 }
 
 TEST(FeedbackFactorTest, HandComputedTwoByTwo) {
-  // [[2, 1], [1, 1]] = [[1, 1], [0, 1]] diag(1, 1) [[1, 0], [1, 1]].
+  // [[2, 1], [1, 1]] = [[1, 1], [0, 1]] diag(1, 1) [[1, 0], [1, 1]], and the
+  // inverse of [[1, 1], [0, 1]] is [[1, -1], [0, 1]].
   at::Tensor hessian = at::eye(2);
   hessian[0][0] = 2;
   hessian[0][1] = 1;

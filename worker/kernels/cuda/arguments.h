@@ -23,7 +23,6 @@ struct ColumnsArguments {
   // The block; end - begin <= kBlockColumns.
   int64_t begin = 0;
   int64_t end = 0;
-  const float* weight = nullptr;
   const float* corrected = nullptr;
   const float* feedback = nullptr;
   const float* pivots = nullptr;
@@ -33,7 +32,7 @@ struct ColumnsArguments {
   // Null: column j belongs to group j / group_size.
   const int32_t* column_group = nullptr;
   float* loss = nullptr;
-  // [rows, end - begin]: w - w^, for the product that feeds later columns.
+  // [rows, end - begin]: v - w^, for the product that feeds later columns.
   float* error = nullptr;
   IntegerGridRule rule;
   int64_t group_size = 0;

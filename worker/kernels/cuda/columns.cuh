@@ -4,7 +4,7 @@
 // cannot run (docs/decisions/0005-kernels-twice.md).
 //
 // Same arithmetic as columns_cpu.cc, in the same order for every weight: each
-// later column gets fma(error, factor, v) for ascending columns. So the codes,
+// later column gets fma(miss, factor, v) for ascending columns. So the codes,
 // grids and errors of a block equal the CPU's bits where the CPU has an FMA.
 #pragma once
 
@@ -99,17 +99,14 @@ __global__ void GptqColumnsKernel(ColumnsArguments a) {
       int64_t{blockIdx.x} * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   if (row >= a.rows) return;
   const int64_t width = a.end - a.begin;
-  const float* weight = a.weight + row * a.in_features + a.begin;
   const float* corrected = a.corrected + row * a.in_features + a.begin;
   uint8_t* codes = a.codes + row * a.in_features + a.begin;
   float* error_row = a.error + row * width;
   float v[kLaneColumns];
-  float w[kLaneColumns];
   QUANTD_UNROLL
   for (int k = 0; k < kLaneColumns; ++k) {
     const int64_t c = k * kWarp + lane;
     v[k] = c < width ? corrected[c] : 0.0f;
-    w[k] = c < width ? weight[c] : 0.0f;
   }
   IntegerGrid grid;
   float loss = 0;
@@ -122,23 +119,21 @@ __global__ void GptqColumnsKernel(ColumnsArguments a) {
       const int64_t j = a.begin + c;
       grid = GridOf(a, row, j, v, grid);
       const float value = __shfl_sync(0xffffffffu, v[k], owner);
-      const float original = __shfl_sync(0xffffffffu, w[k], owner);
       const float code = NearestCode(value, grid, a.rule.max_code);
       const float rounded = __fmul_rn(grid.scale, __fsub_rn(code, grid.zero));
       const float miss = __fsub_rn(value, rounded);
       const float half_pivot = __fmul_rn(0.5f, a.pivots[j]);
       loss = __fmaf_rn(__fmul_rn(half_pivot, miss), miss, loss);
-      const float error = __fsub_rn(original, rounded);
       if (lane == owner) {
         codes[c] = static_cast<uint8_t>(code);
-        error_row[c] = error;
+        error_row[c] = miss;
       }
       const float* factors = a.feedback + j * a.in_features + a.begin;
       QUANTD_UNROLL
       for (int later = k; later < kLaneColumns; ++later) {
         const int64_t to = later * kWarp + lane;
         if (to > c && to < width) {
-          v[later] = __fmaf_rn(error, factors[to], v[later]);
+          v[later] = __fmaf_rn(miss, factors[to], v[later]);
         }
       }
     }

@@ -30,10 +30,9 @@ void Check(const std::string& error) {
 
 ColumnsArguments MakeArguments(const ColumnLoop& loop) {
   ColumnsArguments a;
-  a.rows = loop.weight.size(0);
-  a.in_features = loop.weight.size(1);
+  a.rows = loop.corrected.size(0);
+  a.in_features = loop.corrected.size(1);
   a.groups = loop.scales.size(1);
-  a.weight = loop.weight.const_data_ptr<float>();
   a.corrected = loop.corrected.const_data_ptr<float>();
   a.feedback = loop.feedback.const_data_ptr<float>();
   a.pivots = loop.pivots.const_data_ptr<float>();
@@ -54,14 +53,14 @@ void GptqColumnsCuda(at::TensorList state,
                      at::IntArrayRef layout) {
   const ColumnRange range = UnpackColumnLoop(state, column_group, layout);
   const ColumnLoop& loop = range.loop;
-  const c10::cuda::CUDAGuard guard(loop.weight.device());
+  const c10::cuda::CUDAGuard guard(loop.corrected.device());
   ColumnsArguments arguments = MakeArguments(loop);
   const int64_t group = loop.column_group.defined() ? 0 : loop.group_size;
   const int64_t width = std::min<int64_t>(loop.block_size, kBlockColumns);
   for (int64_t begin = range.begin; begin < range.end;) {
     const int64_t end = BlockEnd(begin, range.end, width, group);
     const at::Tensor error =
-        at::empty({arguments.rows, end - begin}, loop.weight.options());
+        at::empty({arguments.rows, end - begin}, loop.corrected.options());
     arguments.begin = begin;
     arguments.end = end;
     arguments.error = error.data_ptr<float>();
