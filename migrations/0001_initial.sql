@@ -59,7 +59,7 @@ CREATE TABLE jobs (
 
 CREATE INDEX jobs_queue ON jobs (priority DESC, queue_rank, ordinal)
   WHERE state = 2;
-CREATE INDEX jobs_live ON jobs (state) WHERE state IN (1, 3, 4, 5);
+CREATE INDEX jobs_by_state ON jobs (state);
 
 CREATE TABLE job_labels (
   job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,

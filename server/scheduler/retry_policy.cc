@@ -75,6 +75,7 @@ store::Outcome RetryPolicy::Decide(const store::JobRecord& job,
   // However the attempt ended, the user asked for the end.
   if (job.state == v1::JOB_STATE_CANCELLING) {
     outcome.to = v1::JOB_STATE_CANCELLED;
+    outcome.failure.Clear();
     return outcome;
   }
   // No default: a new class does not compile until its row is written.
