@@ -40,7 +40,9 @@ const char* ClassOfCode(absl::StatusCode code) {
 
 const char* ClassOf(const absl::Status& status, const std::string& reason) {
   if (absl::StartsWith(reason, "NUMERIC_")) return kClassNumeric;
-  if (reason == "BLOB_DIGEST_MISMATCH") return kClassInternal;
+  if (reason == "BLOB_DIGEST_MISMATCH" || reason == "BLOB_NOT_FOUND") {
+    return kClassInternal;
+  }
   return ClassOfCode(status.code());
 }
 

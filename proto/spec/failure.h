@@ -19,9 +19,10 @@ inline constexpr char kClassDrained[] = "DRAINED";
 inline constexpr char kClassInternal[] = "INTERNAL";
 
 // The failure that `status`, an error, stands for. Reasons that begin with
-// NUMERIC_ are NUMERIC whatever their code; a damaged blob of the store
-// (BLOB_DIGEST_MISMATCH) is INTERNAL, other damaged input INVALID. An error
-// without a reason gets the name of its code as one.
+// NUMERIC_ are NUMERIC whatever their code; a damaged or missing blob
+// of the store (BLOB_DIGEST_MISMATCH, BLOB_NOT_FOUND) is INTERNAL, other
+// damaged input INVALID. An error without a reason gets the name of its code as
+// one.
 v1::Failure FailureFromStatus(const absl::Status& status);
 
 // A failure that never was a status, for example a process that died.

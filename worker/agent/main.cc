@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "auto, cpu or cuda:N");
   app.add_option("--threads", options.threads, "0 means one per core");
   app.add_option("--runner", options.runner, "the quant-runner program");
-  app.add_option("--log-level", log_level, "trace to error, or off");
+  app.add_option("--log-level", log_level, "trace ... error, off");
   AddSeconds(app, "--stall-timeout", options.session.stall_timeout,
              "seconds without a word after which a runner hangs");
   AddSeconds(app, "--drain-timeout", options.session.drain_timeout,
@@ -76,8 +76,7 @@ int main(int argc, char** argv) {
              "seconds from SIGTERM to SIGKILL");
   CLI11_PARSE(app, argc, argv);
   quantd::base::SetUpLog("quant-worker", log_level);
-  // The signal may come before the agent exists: it waits for it.
-  absl::Mutex mu;
+  absl::Mutex mu;  // A signal may come before the agent exists: it waits.
   std::unique_ptr<Agent> agent;
   quantd::agent::OnStopSignals([&] {
     absl::MutexLock lock(&mu);
