@@ -14,6 +14,8 @@ namespace {
 
 // As deep as a grant looks: the first jobs may need another kind of worker.
 constexpr int32_t kQueueDepth = 128;
+// What is due and fails, as on a full disk, is tried again no faster.
+constexpr absl::Duration kShortestWait = absl::Milliseconds(200);
 constexpr absl::Duration kCleaningInterval = absl::Minutes(1);
 
 }  // namespace
@@ -48,7 +50,7 @@ absl::Duration Scheduler::NextTimer() {
   absl::Duration next = leases_.NextDeadline();
   absl::MutexLock lock(&mu_);
   for (const auto& [job_id, due] : backoffs_) next = std::min(next, due);
-  return std::max(next - options_.clock->Monotonic(), absl::Milliseconds(10));
+  return std::max(next - options_.clock->Monotonic(), kShortestWait);
 }
 
 void Scheduler::Tick() {
