@@ -35,7 +35,7 @@ void PrintStatus(Session& session, const v1::GetServerStatusResponse& status,
            : render::Paint(session.terminal(), render::Color::kRed, "no")});
   table.AddRow({"version", render::Printable(status.version())});
   table.AddRow({"running since",
-                absl::StrCat(render::Instant(status.start_time()), " (",
+                absl::StrCat(render::Instant(status.start_time()), " (for ",
                              render::Age(status.start_time(),
                                          session.surroundings().clock.Now()),
                              ")")});
