@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpoints/gguf_header.h"
 
-#include <algorithm>
-#include <cstring>
-#include <limits>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
+#include "worker/checkpoints/gguf_cursor.h"
 
 namespace quantd::checkpoints {
 namespace {
@@ -27,7 +25,6 @@ constexpr uint64_t kMaxArrayValues = 16'000'000;
 constexpr uint32_t kMaxDims = 4;
 constexpr int64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxAlignment = uint64_t{1} << 20;
-constexpr int64_t kBufferBytes = int64_t{1} << 20;
 constexpr char kAlignmentKey[] = "general.alignment";
 
 enum ValueType : uint32_t {
@@ -50,98 +47,19 @@ std::string Quote(absl::string_view name) {
   return absl::StrCat("\"", name.substr(0, 80), "\"");
 }
 
-// Reads a file from its beginning through a buffer.
-class Cursor {
- public:
-  explicit Cursor(const InputFile& file) : file_(file) {}
-
-  int64_t position() const { return begin_ + at_; }
-  uint64_t remaining() const {
-    return static_cast<uint64_t>(file_.size_bytes() - position());
-  }
-
-  absl::Status Bytes(void* to, uint64_t count) {
-    if (count > remaining()) {
-      return RefuseGguf("GGUF_TRUNCATED", "the file ends within its header");
-    }
-    char* next = static_cast<char*>(to);
-    while (count > 0) {
-      if (at_ == static_cast<int64_t>(buffer_.size())) RETURN_IF_ERROR(Fill());
-      const uint64_t here =
-          std::min(count, static_cast<uint64_t>(buffer_.size()) -
-                              static_cast<uint64_t>(at_));
-      std::memcpy(next, buffer_.data() + at_, here);
-      next += here;
-      at_ += static_cast<int64_t>(here);
-      count -= here;
-    }
-    return absl::OkStatus();
-  }
-
-  template <typename T>
-  absl::StatusOr<T> Value() {
-    T value;
-    RETURN_IF_ERROR(Bytes(&value, sizeof(value)));
-    return value;
-  }
-
-  // A length, then so many bytes.
-  absl::StatusOr<std::string> String(uint64_t max_bytes) {
-    ASSIGN_OR_RETURN(const uint64_t length, Value<uint64_t>());
-    if (length > remaining()) {
-      return RefuseGguf("GGUF_TRUNCATED", "the file ends within its header");
-    }
-    if (length > max_bytes) {
-      return RefuseGguf("GGUF_STRING_TOO_LONG",
-                        absl::StrCat("a string of ", length, " bytes; at most ",
-                                     max_bytes, " are allowed here"));
-    }
-    std::string text(length, '\0');
-    RETURN_IF_ERROR(Bytes(text.data(), length));
-    if (!Json::accept("\"" + Escaped(text) + "\"")) {
-      return RefuseGguf("GGUF_UTF8", "a string is not UTF-8");
-    }
-    return text;
-  }
-
- private:
-  // Enough of an escape for the JSON parser to judge the UTF-8 alone.
-  static std::string Escaped(std::string text) {
-    for (char& c : text) {
-      if (c == '"' || c == '\\' || (c >= 0 && c < ' ')) c = ' ';
-    }
-    return text;
-  }
-
-  absl::Status Fill() {
-    begin_ += at_;
-    at_ = 0;
-    ASSIGN_OR_RETURN(
-        buffer_,
-        file_.ReadString(begin_,
-                         std::min(kBufferBytes, file_.size_bytes() - begin_)));
-    return absl::OkStatus();
-  }
-
-  const InputFile& file_;
-  std::string buffer_;
-  int64_t begin_ = 0;  // Of the buffer in the file.
-  int64_t at_ = 0;     // In the buffer.
-};
-
 template <typename T>
-absl::StatusOr<Json> Number(Cursor* cursor) {
+absl::StatusOr<Json> Number(GgufCursor* cursor) {
   ASSIGN_OR_RETURN(const T value, cursor->Value<T>());
   return Json(value);
 }
 
-absl::StatusOr<Json> Boolean(Cursor* cursor) {
+absl::StatusOr<Json> Boolean(GgufCursor* cursor) {
   ASSIGN_OR_RETURN(const uint8_t value, cursor->Value<uint8_t>());
   return Json(value != 0);
 }
 
 // A value that is no array.
-absl::StatusOr<Json> Scalar(Cursor* cursor, uint32_t type) {
+absl::StatusOr<Json> Scalar(GgufCursor* cursor, uint32_t type) {
   switch (type) {
     case kUint8:
       return Number<uint8_t>(cursor);
@@ -385,7 +303,7 @@ class Parser {
   }
 
   const InputFile& file_;
-  Cursor cursor_;
+  GgufCursor cursor_;
   GgufHeader header_;
   std::set<std::string> names_;
   int64_t alignment_ = kDefaultAlignment;
