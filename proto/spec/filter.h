@@ -42,7 +42,7 @@ inline constexpr size_t kMaxExpandedTerms = 1024;
 // INVALID_ARGUMENT, FILTER_INVALID, says what was met where.
 absl::StatusOr<FilterClauses> ParseFilter(absl::string_view text);
 
-// Text that parses to the same clauses.
+// Text of the same clauses; parses back to them where it is within the limits.
 std::string FilterText(const FilterClauses& clauses);
 
 }  // namespace quantd::spec
