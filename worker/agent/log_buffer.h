@@ -24,7 +24,7 @@ inline constexpr size_t kMaxPendingBytes = 4 << 20;
 class LogBuffer {
  public:
   void Append(absl::string_view bytes);
-  // The last kTailLines lines, each cut at kMaxLineBytes.
+  // The last kTailLines lines, each cut at kMaxLineBytes, as valid UTF-8.
   std::string Tail() const;
 
   struct Part {

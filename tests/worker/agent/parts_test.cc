@@ -27,6 +27,15 @@ TEST(LogBufferTest, KeepsTheLastTwoHundredLines) {
   EXPECT_TRUE(absl::EndsWith(tail, "line 299\nunfinished"));
 }
 
+TEST(LogBufferTest, TheTailIsValidUtf8WhateverWasPrinted) {
+  LogBuffer log;
+  log.Append("\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 ok\n");
+  // Lone continuation, overlong slash, surrogate, cut-off sequence.
+  log.Append("\x80 \xc0\xaf \xed\xa0\x80 \xe2\x82");
+  EXPECT_EQ(log.Tail(),
+            "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 ok\n? ?? ??? ??");
+}
+
 TEST(LogBufferTest, OffsetsFollowWhatTheServerHas) {
   LogBuffer log;
   log.Append("abcdef");
