@@ -109,6 +109,13 @@ class AgentFixture : public testing::Test {
     const std::vector<v1::SynchronizeRequest> beats = server_.synchronized();
     return beats.empty() ? v1::SynchronizeRequest() : beats.back();
   }
+  // In any beat: the one after it may hold nothing already.
+  bool SaidStopped() {
+    for (const v1::SynchronizeRequest& beat : server_.synchronized()) {
+      if (beat.held_size() == 1 && beat.held(0).stopped()) return true;
+    }
+    return false;
+  }
   // The process of the runner, which the stub's "inputs" step names.
   pid_t AwaitRunnerPid(const std::string& word = "pid ") {
     pid_t pid = 0;

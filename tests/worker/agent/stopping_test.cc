@@ -97,12 +97,7 @@ TEST_F(CancelTest, ARunnerThatListensIsReapedBeforeStoppedIsSaid) {
   Run("inputs;hang");
   const pid_t pid = AwaitRunnerPid();
   server_.CancelLease();
-  ASSERT_TRUE(server_.Await([&] {
-    for (const v1::SynchronizeRequest& beat : server_.synchronized()) {
-      if (beat.held_size() == 1 && beat.held(0).stopped()) return true;
-    }
-    return false;
-  }));
+  ASSERT_TRUE(server_.Await([&] { return SaidStopped(); }));
   EXPECT_FALSE(IsAlive(pid));
   EXPECT_TRUE(server_.finished().empty());
   // Once the server has let go, nothing is held.
@@ -115,10 +110,7 @@ TEST_F(CancelTest, ADeafRunnerIsKilledAfterTheGrace) {
   Run("inputs;deaf");
   const pid_t pid = AwaitRunnerPid();
   server_.CancelLease();
-  ASSERT_TRUE(server_.Await([&] {
-    const v1::SynchronizeRequest last = LastBeat();
-    return last.held_size() == 1 && last.held(0).stopped();
-  }));
+  ASSERT_TRUE(server_.Await([&] { return SaidStopped(); }));
   EXPECT_FALSE(IsAlive(pid));
 }
 
@@ -126,12 +118,7 @@ TEST_F(CancelTest, ALeaseThatIsNotHeldIsStoppedAlready) {
   server_.Assign(StubAssignment("hang"));
   server_.CancelLease();
   StartAgent();
-  EXPECT_TRUE(server_.Await([&] {
-    for (const v1::SynchronizeRequest& beat : server_.synchronized()) {
-      if (beat.held_size() == 1 && beat.held(0).stopped()) return true;
-    }
-    return false;
-  }));
+  EXPECT_TRUE(server_.Await([&] { return SaidStopped(); }));
 }
 
 TEST_F(CancelTest, CancellingWhileTheServerRefusesCommitsDoesNotWaitForThem) {
@@ -140,10 +127,7 @@ TEST_F(CancelTest, CancellingWhileTheServerRefusesCommitsDoesNotWaitForThem) {
   const pid_t pid = AwaitRunnerPid();
   ASSERT_TRUE(server_.Await([&] { return server_.calls("CommitStep") > 1; }));
   server_.CancelLease();
-  EXPECT_TRUE(server_.Await([&] {
-    const v1::SynchronizeRequest last = LastBeat();
-    return last.held_size() == 1 && last.held(0).stopped();
-  }));
+  EXPECT_TRUE(server_.Await([&] { return SaidStopped(); }));
   EXPECT_FALSE(IsAlive(pid));
 }
 
