@@ -152,6 +152,8 @@ ExportEntry MakeGptqEntry() {
       "Packed integer weights in the GPTQ layout, for transformers, vLLM and "
       "SGLang.");
   description.set_reference("docs/exports/gptq.md");
+  // What is written where a recipe names no export.
+  description.add_provides("default");
   *description.add_params() = spec::StringParameter(
       "version", "auto", {"auto", "v1", "v2"},
       "How zero points are stored; auto is v1 for symmetric weights and v2 "

@@ -198,6 +198,130 @@ TEST(QuantizeJobTest, ProgressCountsStepsAndTokens) {
   EXPECT_TRUE(remaining);
 }
 
+// Fewer tokens than features and no damping: the Gram matrix is singular.
+v1::JobSpec SingularJob() {
+  v1::JobSpec spec = Job("gptq");
+  v1::Recipe& recipe = *spec.mutable_quantize()->mutable_recipe();
+  recipe.mutable_calibration()->set_num_samples(1);
+  recipe.mutable_calibration()->set_sequence_length(8);
+  auto& params = *recipe.mutable_method()->mutable_params();
+  params["percdamp"].set_double_value(0);
+  params["damp_increment"].set_double_value(0);
+  return spec;
+}
+
+TEST(NumericPolicyTest, AFallbackIsReportedAndItsMatrixKept) {
+  LocalAgent agent(SingularJob());
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const v1::LayerReport& layer = result->report.layers(0);
+  EXPECT_EQ(layer.verdict(), v1::VERDICT_RTN_FALLBACK);
+  EXPECT_FALSE(layer.reason().empty());
+  EXPECT_EQ(layer.relative_error(), layer.rtn_relative_error());
+  const auto gram =
+      checkpoints::ReadSafetensors(agent.BlobFile(1, "gram:" + layer.name()));
+  ASSERT_TRUE(gram.ok()) << gram.status();
+  EXPECT_EQ(gram->at("gram").size(0), layer.in_features());
+}
+
+TEST(NumericPolicyTest, ThePolicyFailEndsTheJobWithLayerAndStatistic) {
+  v1::JobSpec spec = SingularJob();
+  spec.mutable_quantize()
+      ->mutable_recipe()
+      ->mutable_policy()
+      ->set_on_numeric_failure("fail");
+  LocalAgent agent(spec);
+  const absl::Status status = agent.Run().status();
+  EXPECT_EQ(base::ErrorReason(status), "NUMERIC_LAYER");
+  const auto metadata = base::GetErrorMetadata(status);
+  EXPECT_NE(status.message().find(metadata.at("module")), std::string::npos);
+  EXPECT_NE(metadata.at("statistic").find("8 tokens"), std::string::npos);
+  ASSERT_EQ(agent.failures_.size(), 1);
+  EXPECT_EQ(agent.failures_[0].blobs().count(metadata.at("kept")), 1);
+  EXPECT_EQ(agent.failures_[0].layers(0).verdict(), v1::VERDICT_FAILED);
+  EXPECT_EQ(agent.start_.committed_size(), 1);
+}
+
+TEST(NumericPolicyTest, StatisticsThatOverflowAreAFallbackToo) {
+  const std::string model = Inputs().File("overflowing");
+  support::WriteTinyLlama({}, model);
+  const std::string weights = model + "/model.safetensors";
+  auto tensors = *checkpoints::ReadSafetensors(weights);
+  tensors["model.layers.1.mlp.up_proj.weight"].mul_(1e20);
+  tensors["model.layers.1.mlp.down_proj.weight"].mul_(1e-20);
+  ASSERT_TRUE(checkpoints::WriteSafetensors(weights, tensors).ok());
+  v1::JobSpec spec = Job("gptq");
+  v1::Recipe& recipe = *spec.mutable_quantize()->mutable_recipe();
+  spec.mutable_quantize()->set_model(model);
+  recipe.mutable_weights()->set_scale_dtype("float32");
+  recipe.mutable_exports(0)->set_id("dequantized");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const v1::LayerReport& down = result->report.layers(13);
+  EXPECT_EQ(down.name(), "model.layers.1.mlp.down_proj");
+  EXPECT_EQ(down.verdict(), v1::VERDICT_RTN_FALLBACK);
+  recipe.mutable_policy()->set_on_numeric_failure("fail");
+  EXPECT_EQ(ReasonOf(spec), "NUMERIC_LAYER");
+}
+
+// The bundled model, trained on the bundled text.
+TEST(TrainedModelTest, GptqBeatsRoundingOnEveryLayer) {
+  v1::JobSpec spec = Job("gptq", "int3", 64);
+  spec.mutable_quantize()->set_model(support::SourcePath("deploy/models/tiny"));
+  v1::Calibration& calibration =
+      *spec.mutable_quantize()->mutable_recipe()->mutable_calibration();
+  calibration.set_dataset("bundled");
+  calibration.set_num_samples(16);
+  calibration.set_sequence_length(128);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->report.layers_size(), 28);
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    EXPECT_EQ(layer.verdict(), v1::VERDICT_OK) << layer.name();
+    EXPECT_LT(layer.relative_error(), layer.rtn_relative_error())
+        << layer.name();
+  }
+}
+
+TEST(EvaluateTest, FloatAndQuantizedAreScoredOnceEach) {
+  v1::JobSpec spec = Job("gptq", "int4", 64);
+  v1::QuantizeSpec& quantize = *spec.mutable_quantize();
+  quantize.set_model(support::SourcePath("deploy/models/tiny"));
+  quantize.mutable_recipe()->mutable_calibration()->set_dataset("bundled");
+  v1::Component& task = *quantize.mutable_recipe()->add_evals();
+  task.set_id("perplexity");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->report.evals_size(), 2);
+  EXPECT_EQ(result->report.evals(0).subject(), "float");
+  EXPECT_EQ(result->report.evals(1).subject(), "quantized");
+  const double before = result->report.evals(0).metrics(0).value();
+  const double after = result->report.evals(1).metrics(0).value();
+  EXPECT_GT(before, 1);
+  EXPECT_LT(before, 100);
+  EXPECT_NEAR(after, before, 0.2 * before);
+
+  // The same artifact as the subject of a job of its own.
+  v1::JobSpec evaluate;
+  *evaluate.mutable_evaluate()->add_evals() = task;
+  evaluate.mutable_evaluate()->set_model("artifacts/some");
+  LocalAgent again(evaluate);
+  const int exported = agent.StepOfKind("export");
+  for (const auto& [role, blob] : agent.start_.committed(exported).blobs()) {
+    if (role.rfind("file:", 0) != 0) continue;
+    (*again.start_.mutable_source_files())[role.substr(5)] =
+        agent.BlobFile(exported, role);
+  }
+  const auto scored = again.Run();
+  ASSERT_TRUE(scored.ok()) << scored.status();
+  ASSERT_EQ(scored->report.evals_size(), 1);
+  EXPECT_EQ(scored->report.evals(0).subject(), "quantized");
+  EXPECT_EQ(scored->report.evals(0).metrics(0).value(), after);
+}
+
 // After the export step, before the fresh process.
 class VerifyTest : public testing::Test {
  protected:
