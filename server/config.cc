@@ -169,7 +169,8 @@ absl::StatusOr<std::optional<Flags>> ParseFlags(int argc,
     if (setting.is_switch) {
       app.add_flag(name, switches[setting.key], setting.help);
     } else {
-      app.add_option(name, flags.values[setting.key], setting.help);
+      app.add_option(name, flags.values[setting.key], setting.help)
+          ->take_last();
     }
   }
   // CLI11 reports by exception; none leaves this function.

@@ -112,7 +112,7 @@ class ApiTest : public ::testing::Test {
     v1::HeldWork held;
     *held.mutable_lease() = work.desired(0).lease();
     held.set_running(true);
-    Synchronize({held}, false);
+    Synchronize({held});
     return held.lease();
   }
 

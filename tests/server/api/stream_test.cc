@@ -39,7 +39,7 @@ class StreamTest : public ApiTest {
         last_bookmark_ = response.event().bookmark().last_seq();
       }
     }
-    call.TryCancel();
+    if (seqs.size() == count) call.TryCancel();
     end_ = reader->Finish();
     return seqs;
   }
