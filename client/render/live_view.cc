@@ -97,7 +97,8 @@ std::string LiveView::Apply(const v1::Event& event, absl::Time now) {
   if (change.to() != v1::JOB_STATE_RUNNING) job_.clear_progress();
   const bool expected = change.to() == v1::JOB_STATE_QUEUED ||
                         change.to() == v1::JOB_STATE_LEASED ||
-                        change.to() == v1::JOB_STATE_RUNNING;
+                        change.to() == v1::JOB_STATE_RUNNING ||
+                        change.to() == v1::JOB_STATE_SUCCEEDED;
   return change.has_failure() || !expected ? EventWords(event) : "";
 }
 

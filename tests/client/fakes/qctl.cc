@@ -65,7 +65,7 @@ Outcome Qctl::Run(std::vector<std::string> arguments) {
       .err = err,
       .terminal = terminal,
       .environment = read,
-      .program_directory = home.path(),
+      .program_directory = program_directory,
       .clock = clock,
       .ids = ids,
       .interrupt = interrupt,

@@ -2,6 +2,7 @@
 // qctl inside a test: arguments in; exit code, output and messages out.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,8 @@ struct Qctl {
   std::string server;
   render::Terminal terminal;
   std::map<std::string, std::string> environment;
+  // Where --local looks for quantd.
+  std::string program_directory = "/nonexistent";
   support::FakeClock clock;
 };
 
