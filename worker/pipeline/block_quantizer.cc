@@ -45,6 +45,26 @@ v1::LayerReport LayerOf(const ModulePlan& plan) {
   return layer;
 }
 
+// The verdict and the errors of a solution beside those of plain rounding.
+absl::StatusOr<v1::LayerReport> Judge(const ModulePlan& plan,
+                                      const methods::LinearProblem& problem,
+                                      const methods::LinearSolution& solution) {
+  v1::LayerReport layer = LayerOf(plan);
+  layer.set_verdict(solution.verdict);
+  layer.set_reason(solution.reason);
+  layer.set_damp(solution.damp);
+  ASSIGN_OR_RETURN(const formats::QuantizedLinear rounded,
+                   formats::RoundToNearest(problem.weight, problem.spec));
+  layer.set_relative_error(methods::RelativeError(
+      problem.weight, solution.linear, problem.statistics));
+  layer.set_rtn_relative_error(
+      methods::RelativeError(problem.weight, rounded, problem.statistics));
+  if (problem.statistics != nullptr) {
+    layer.set_tokens(problem.statistics->tokens);
+  }
+  return layer;
+}
+
 // A layer whose statistics are not finite: what every method does of it.
 absl::StatusOr<methods::LinearSolution> RoundWithout(
     const methods::LinearProblem& problem, const absl::Status& why) {
@@ -167,21 +187,9 @@ absl::Status BlockQuantizer::RunLinear(
                                  : method->QuantizeLinear(problem, cancel_);
   if (!solution.ok()) return base::AddContext(solution.status(), plan.name);
 
-  v1::LayerReport layer = LayerOf(plan);
-  layer.set_verdict(solution->verdict);
-  layer.set_reason(solution->reason);
-  layer.set_damp(solution->damp);
-  ASSIGN_OR_RETURN(const formats::QuantizedLinear rounded,
-                   formats::RoundToNearest(weight, plan.spec));
-  layer.set_relative_error(
-      methods::RelativeError(weight, solution->linear, problem.statistics));
-  layer.set_rtn_relative_error(
-      methods::RelativeError(weight, rounded, problem.statistics));
+  ASSIGN_OR_RETURN(v1::LayerReport layer, Judge(plan, problem, *solution));
   const at::Tensor gram =
       problem.statistics == nullptr ? at::Tensor() : problem.statistics->gram;
-  if (problem.statistics != nullptr) {
-    layer.set_tokens(problem.statistics->tokens);
-  }
   layer.set_seconds(
       absl::ToDoubleSeconds(base::Clock::Real().Monotonic() - began));
   progress_.SetLoss(layer.relative_error());

@@ -4,6 +4,7 @@
 // for a fresh process.
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -23,6 +24,9 @@ namespace quantd::pipeline {
 class LocalAgent : public Sink {
  public:
   explicit LocalAgent(const v1::JobSpec& spec) {
+    // The models are tiny: two threads would wait for each other most of the
+    // time.
+    at::set_num_threads(1);
     *start_.mutable_spec() = spec;
     std::filesystem::create_directories(directory_.File("blobs"));
   }
