@@ -105,7 +105,7 @@ class GgufReader : public CheckpointReader {
   Json config_;
   std::map<std::string, Place> places_;
   std::map<std::string, TensorInfo> tensors_;
-  const std::map<std::string, std::string> companions_;
+  const std::map<std::string, std::string> companions_ = {};
 
   absl::Mutex mu_;
   std::string digest_ ABSL_GUARDED_BY(mu_);
