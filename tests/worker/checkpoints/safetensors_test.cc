@@ -88,6 +88,7 @@ TEST(SafetensorsWriterTest, ReadsBackEveryDtypeItWrites) {
     const at::Tensor& other = read->at(name);
     EXPECT_EQ(other.scalar_type(), tensor.scalar_type()) << name;
     EXPECT_EQ(other.sizes(), tensor.sizes()) << name;
+    if (tensor.nbytes() == 0) continue;
     EXPECT_EQ(std::memcmp(other.const_data_ptr(), tensor.const_data_ptr(),
                           tensor.nbytes()),
               0)
