@@ -65,7 +65,7 @@ std::string Age(const google::protobuf::Timestamp& since, absl::Time now) {
 std::string Count(int64_t count) {
   std::string digits = absl::StrCat(std::abs(count));
   for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) {
-    digits.insert(static_cast<size_t>(i), ",");
+    digits.insert(static_cast<size_t>(i), 1, ',');
   }
   return absl::StrCat(count < 0 ? "-" : "", digits);
 }
