@@ -38,7 +38,8 @@ absl::StatusOr<std::string> FullReference(Session& session,
 
 absl::StatusOr<int> Evaluate(Session& session, const EvaluateFlags& flags) {
   ASSIGN_OR_RETURN(rpc::Client * client, session.Connect());
-  ASSIGN_OR_RETURN(const v1::Catalog catalog, client->GetCatalog());
+  ASSIGN_OR_RETURN(const v1::Catalog catalog,
+                   client->AwaitCatalog(kWorkerStart));
   v1::JobSpec spec;
   ASSIGN_OR_RETURN(*spec.mutable_evaluate()->mutable_model(),
                    FullReference(session, flags.model));

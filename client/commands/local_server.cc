@@ -112,14 +112,11 @@ absl::Status LocalServer::WaitForPort() {
 }
 
 absl::Status LocalServer::WaitForWorker(rpc::Client& client) const {
-  const absl::Time limit = absl::Now() + kStartLimit;
-  for (;;) {
-    const absl::Status status = client.GetCatalog().status();
-    if (!absl::IsNotFound(status)) return status;
-    if (absl::Now() > limit)
-      return Failed("the local worker does not register");
-    absl::SleepFor(5 * kPoll);
+  const absl::Status status = client.AwaitCatalog(kStartLimit).status();
+  if (absl::IsNotFound(status)) {
+    return Failed("the local worker does not register");
   }
+  return status;
 }
 
 absl::Status LocalServer::Failed(const std::string& what) const {

@@ -14,6 +14,7 @@
 #include "proto/spec/catalog_rules.h"
 #include "proto/spec/component_text.h"
 #include "proto/spec/mixed_config.h"
+#include "proto/spec/presets.h"
 #include "proto/spec/recipe_file.h"
 
 namespace quantd::commands {
@@ -38,12 +39,9 @@ absl::StatusOr<v1::Recipe> Base(const RecipeFlags& flags,
   if (flags.method.empty()) {
     return UsageError("give --method PRESET or --recipe FILE");
   }
-  std::vector<std::string> ids;
-  for (const v1::Preset& preset : catalog.presets()) {
-    if (preset.id() == flags.method) return preset.recipe();
-    ids.push_back(preset.id());
-  }
-  return UnknownWord("preset", flags.method, ids);
+  auto recipe = spec::RecipeFromPreset(catalog, flags.method);
+  if (recipe.ok()) return recipe;
+  return UnknownWord("method", flags.method, spec::PresetIds(catalog));
 }
 
 void ApplyWeights(const RecipeFlags& flags, v1::Recipe* recipe) {

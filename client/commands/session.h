@@ -20,6 +20,10 @@
 
 namespace quantd::commands {
 
+// How long a submit waits for the first worker of a server that has just been
+// started with --embedded: the runner describes itself in a second or two.
+inline constexpr absl::Duration kWorkerStart = absl::Seconds(15);
+
 // What a program is given by the machine; tests give their own. Everything
 // outlives the session.
 struct Surroundings {

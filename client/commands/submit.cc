@@ -20,7 +20,8 @@ struct SubmitFlags {
 
 absl::StatusOr<int> Submit(Session& session, const SubmitFlags& flags) {
   ASSIGN_OR_RETURN(rpc::Client * client, session.Connect());
-  ASSIGN_OR_RETURN(const v1::Catalog catalog, client->GetCatalog());
+  ASSIGN_OR_RETURN(const v1::Catalog catalog,
+                   client->AwaitCatalog(kWorkerStart));
   v1::JobSpec spec;
   spec.mutable_quantize()->set_model(ModelForServer(flags.model));
   ASSIGN_OR_RETURN(*spec.mutable_quantize()->mutable_recipe(),

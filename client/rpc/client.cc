@@ -146,6 +146,18 @@ absl::StatusOr<v1::Catalog> Client::GetCatalog() {
   return std::move(*response.mutable_catalog());
 }
 
+absl::StatusOr<v1::Catalog> Client::AwaitCatalog(absl::Duration limit) {
+  constexpr absl::Duration kPoll = absl::Milliseconds(100);
+  const absl::Time deadline = absl::Now() + limit;
+  for (;;) {
+    absl::StatusOr<v1::Catalog> catalog = GetCatalog();
+    if (!absl::IsNotFound(catalog.status()) || absl::Now() > deadline) {
+      return catalog;
+    }
+    absl::SleepFor(kPoll);
+  }
+}
+
 absl::StatusOr<v1::GetServerStatusResponse> Client::GetServerStatus() {
   v1::GetServerStatusResponse response;
   RETURN_IF_ERROR(Call(*stubs_->server,

@@ -58,6 +58,8 @@ class Client {
   absl::StatusOr<v1::ListArtifactsResponse> ListArtifacts(
       const v1::ListArtifactsRequest& request);
   absl::StatusOr<v1::Catalog> GetCatalog();
+  // The same, but gives a worker that is just starting `limit` to register.
+  absl::StatusOr<v1::Catalog> AwaitCatalog(absl::Duration limit);
   absl::StatusOr<v1::GetServerStatusResponse> GetServerStatus();
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
 

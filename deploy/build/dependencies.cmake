@@ -45,6 +45,14 @@ else()
   set(QUANTD_HAVE_TORCH OFF)
 endif()
 
+# LibTorch's threads: its at::parallel_for is a header over OpenMP, and the one
+# OpenMP of the process is the libgomp that LibTorch brings.
+add_library(torch_threads INTERFACE)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(torch_threads INTERFACE -fopenmp)
+  target_link_libraries(torch_threads INTERFACE ${QUANTD_TORCH}/lib/libgomp.so.1)
+endif()
+
 # CUDA's own headers, for kernel source that this compiler reads too.
 add_library(cuda_headers INTERFACE)
 target_compile_options(cuda_headers INTERFACE "SHELL:-idirafter ${QUANTD_CUDA_ROOT}/include")
