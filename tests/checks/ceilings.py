@@ -10,7 +10,7 @@ FILE_LINES = {".cc": 700, ".cu": 700, ".h": 300, ".cuh": 300, ".py": 700,
 TEST_LINES = 1200
 FUNCTION_LINES = 80
 MAIN_LINES = 150
-FOLDER_FILES = 45
+FOLDER_FILES = 50
 BANNED = re.compile(r"(^|/)(utils?|helpers?|common|misc|manager)(\.|/|_)")
 # A definition at column 0 (or in a class) that ends in an opening brace; the
 # body is everything to the closing brace at the same indentation.
@@ -40,7 +40,7 @@ def main():
         lines = path.read_text().splitlines()
         is_test = source.startswith("tests/")
         limit = TEST_LINES if is_test else FILE_LINES[path.suffix]
-        if path.name == "main.cc":
+        if path.name == "main.cc" and not is_test:
             limit = MAIN_LINES
         if len(lines) > limit:
             problems.append(f"{source}: {len(lines)} lines; at most {limit}")

@@ -9,7 +9,7 @@ import tree
 REGISTRIES = ["py" + "pi", "python" + "hosted", "npm" + "js", "crates" + r"\.io",
               "deb" + r"ian\.org", "go" + "lang", "ma" + "ven"]
 HOST = re.compile(r"https?://[a-z0-9./-]*(" + "|".join(REGISTRIES) + ")", re.I)
-MACHINE = re.compile("/wo" + r"rk/|/ro" + "ot/")
+MACHINE = re.compile("/wo" + r"rk/[m.]|/ro" + r"ot/\.")
 UNFINISHED = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + "X)\\b|not impl"
                         "emented", re.I)
 
