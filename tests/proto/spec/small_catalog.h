@@ -6,6 +6,7 @@
 
 #include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/job.pb.h"
 
 namespace quantd::spec {
 
