@@ -117,6 +117,8 @@ FormatEntry MakeEntry(int bits) {
   entry.description.set_reference("docs/formats/int.md");
   entry.description.add_provides("integer");
   entry.description.add_provides(absl::StrCat("bits=", bits));
+  // Codes that fill 32-bit words as the published GPTQ kernels read them.
+  if (bits != 5 && bits != 6) entry.description.add_provides("gptq_layout");
   entry.format = std::make_shared<IntFormat>(bits);
   return entry;
 }
