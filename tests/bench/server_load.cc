@@ -39,6 +39,7 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address, int number) {
 }
 
 double Percentile(std::vector<double> values, double fraction) {
+  if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
   return values[static_cast<size_t>(fraction * (values.size() - 1))];
 }
@@ -88,6 +89,9 @@ class FakeWorker {
     request.set_worker_name("load");
     request.set_incarnation(incarnation_);
     request.mutable_device()->set_id("cpu");
+    request.mutable_catalog()->ParseFromString(
+        support::RunCommand({support::Program("quant-runner"), "--describe"})
+            .output);
     v1::RegisterResponse response;
     stub_->Register(&context, request, &response);
     boot_id_ = response.boot_id();
