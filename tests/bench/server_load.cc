@@ -230,7 +230,13 @@ void MeasureEvents(const std::string& address, absl::Duration length) {
   }
   int64_t commits = 0;
   const absl::Time start = absl::Now();
-  while (absl::Now() < start + length) worker.Commit(lease, commits++);
+  absl::Time beat = start;
+  while (absl::Now() < start + length) {
+    worker.Commit(lease, commits++);
+    if (absl::Now() - beat < absl::Seconds(0.5)) continue;
+    beat = absl::Now();
+    worker.Synchronize({lease});
+  }
   worker.Fail(lease);
   for (std::thread& watcher : watchers) watcher.join();
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
@@ -240,6 +246,7 @@ void MeasureEvents(const std::string& address, absl::Duration length) {
 }
 
 int Main() {
+  setvbuf(stdout, nullptr, _IOLBF, 0);
   support::TemporaryDirectory directory;
   Cluster cluster(directory.path());
   cluster.StartServer();
