@@ -1,30 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/http/http_server.h"
 
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "civetweb.h"
 #include "proto/base/error.h"
 
 namespace quantd::http {
 
-HttpServer::HttpServer(std::map<std::string, Handler> handlers)
-    : handlers_(std::move(handlers)) {
+namespace {
+
+constexpr absl::Duration kKnockInterval = absl::Milliseconds(10);
+
+}  // namespace
+
+HttpServer::HttpServer(std::string host,
+                       std::map<std::string, Handler> handlers)
+    : host_(std::move(host)), handlers_(std::move(handlers)) {
   mg_init_library(MG_FEATURES_DEFAULT);
 }
 
 HttpServer::~HttpServer() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ != nullptr) {
+    // The accepting thread looks whether it is to stop only when a connection
+    // comes or every 2 s.
+    absl::Notification stopped;
+    std::thread stop([&] {
+      mg_stop(context_);
+      stopped.Notify();
+    });
+    while (!stopped.WaitForNotificationWithTimeout(kKnockInterval)) Knock();
+    stop.join();
+  }
   mg_exit_library();
+}
+
+// Connects and hangs up.
+void HttpServer::Knock() const {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV;
+  addrinfo* address = nullptr;
+  const std::string port = absl::StrCat(port_);
+  if (getaddrinfo(host_.c_str(), port.c_str(), &hints, &address) != 0) return;
+  const int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0) {
+    // Once the port is closed this is refused, which is just as well.
+    (void)connect(fd, address->ai_addr, address->ai_addrlen);
+    close(fd);
+  }
+  freeaddrinfo(address);
 }
 
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     const std::string& host, int port,
     std::map<std::string, Handler> handlers) {
   auto server =
-      std::unique_ptr<HttpServer>(new HttpServer(std::move(handlers)));
-  const std::string listen = absl::StrCat(host, ":", port);
+      std::unique_ptr<HttpServer>(new HttpServer(host, std::move(handlers)));
+  const std::string listen = absl::StrContains(host, ":")
+                                 ? absl::StrCat("[", host, "]:", port)
+                                 : absl::StrCat(host, ":", port);
   // No document root is set, so that no file can ever be served.
   const char* options[] = {"listening_ports",
                            listen.c_str(),

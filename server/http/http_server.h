@@ -39,10 +39,12 @@ class HttpServer {
   int port() const { return port_; }
 
  private:
-  explicit HttpServer(std::map<std::string, Handler> handlers);
+  HttpServer(std::string host, std::map<std::string, Handler> handlers);
   static int OnRequest(mg_connection* connection, void* self);
+  void Knock() const;
   Response Answer(const std::string& method, const std::string& path) const;
 
+  const std::string host_;
   const std::map<std::string, Handler> handlers_;
   mg_context* context_ = nullptr;
   int port_ = 0;
