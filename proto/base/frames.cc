@@ -21,20 +21,6 @@ absl::Status TooLarge(uint64_t length) {
                                 kMaxFrameBytes, " are allowed"));
 }
 
-absl::Status SendAll(int fd, absl::string_view bytes) {
-  while (!bytes.empty()) {
-    // A gone peer is an error here, never a SIGPIPE.
-    const ssize_t count = send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) {
-      return MakeError(absl::StatusCode::kUnavailable, "FRAME_CHANNEL_CLOSED",
-                       "the other process has gone");
-    }
-    bytes.remove_prefix(count);
-  }
-  return absl::OkStatus();
-}
-
 // Bytes read: less than `length` only where the stream ended.
 size_t ReceiveAll(int fd, char* bytes, size_t length) {
   size_t filled = 0;
@@ -67,8 +53,22 @@ absl::Status FrameChannel::Write(absl::string_view frame) {
     length[i] = static_cast<char>(frame.size() >> (8 * i));
   }
   absl::MutexLock lock(&write_mu_);
-  RETURN_IF_ERROR(SendAll(fd_, absl::string_view(length, kLengthBytes)));
-  return SendAll(fd_, frame);
+  RETURN_IF_ERROR(Send(absl::string_view(length, kLengthBytes)));
+  return Send(frame);
+}
+
+absl::Status FrameChannel::Send(absl::string_view bytes) {
+  while (!bytes.empty()) {
+    // A gone peer is an error here, never a SIGPIPE.
+    const ssize_t count = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) {
+      return MakeError(absl::StatusCode::kUnavailable, "FRAME_CHANNEL_CLOSED",
+                       "the other process has gone");
+    }
+    bytes.remove_prefix(count);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> FrameChannel::Read() {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -39,6 +40,9 @@ class FrameChannel {
   void Shutdown();
 
  private:
+  absl::Status Send(absl::string_view bytes)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(write_mu_);
+
   const int fd_;
   // Held for the whole of a frame, so that frames do not mix.
   absl::Mutex write_mu_;

@@ -85,6 +85,12 @@ absl::StatusOr<int64_t> LogFiles::Append(const std::string& job_id,
                                          int64_t epoch, int64_t offset,
                                          absl::string_view text) {
   absl::MutexLock lock(&append_mu_);
+  return AppendLocked(job_id, epoch, offset, text);
+}
+
+absl::StatusOr<int64_t> LogFiles::AppendLocked(const std::string& job_id,
+                                               int64_t epoch, int64_t offset,
+                                               absl::string_view text) {
   std::error_code error;
   std::filesystem::create_directories(absl::StrCat(root_, "/", job_id), error);
   if (error) return base::ErrnoStatus(error.value(), "create a log folder");

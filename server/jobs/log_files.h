@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
@@ -34,6 +35,9 @@ class LogFiles {
 
  private:
   explicit LogFiles(std::string root);
+  absl::StatusOr<int64_t> AppendLocked(const std::string& job_id, int64_t epoch,
+                                       int64_t offset, absl::string_view text)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(append_mu_);
   std::string PathOf(const std::string& job_id, int64_t epoch) const;
 
   const std::string root_;

@@ -29,8 +29,10 @@ std::string TestData(absl::string_view relative) {
 }
 
 TemporaryDirectory::TemporaryDirectory() {
+  // mkdtemp replaces six of them.
   std::string pattern =
-      (std::filesystem::temp_directory_path() / "quantd-test-XXXXXX").string();
+      absl::StrCat(std::filesystem::temp_directory_path().string(),
+                   "/quantd-test-", std::string(6, 'X'));
   path_ = mkdtemp(pattern.data());
 }
 

@@ -218,9 +218,11 @@ void Agent::OnSynchronized(const v1::SynchronizeResponse& response) {
     works_.at(key)->Raise(Stop::kCancel);
   }
   // The server has to hear of these, if it has not; the others it has let go.
-  const bool news = std::any_of(
-      plan.stopped.begin(), plan.stopped.end(),
-      [&](const LeaseKey& key) { return stopped_.count(key) == 0; });
+  const bool news =
+      std::any_of(plan.stopped.begin(), plan.stopped.end(),
+                  [&](const LeaseKey& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+                    return stopped_.count(key) == 0;
+                  });
   stopped_ = std::move(plan.stopped);
   if (news && heartbeat_ != nullptr) heartbeat_->Poke();
   for (const v1::Assignment& assignment : plan.start) {

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "gtest/gtest.h"
 #include "proto/base/error.h"
 
@@ -76,8 +77,8 @@ class FakeHistory {
 
  private:
   absl::Mutex mu_;
-  std::vector<v1::Event> events_;
-  bool terminal_ = false;
+  std::vector<v1::Event> events_ ABSL_GUARDED_BY(mu_);
+  bool terminal_ ABSL_GUARDED_BY(mu_) = false;
   Hub hub_;
 };
 
