@@ -27,7 +27,10 @@ find_package(prometheus-cpp CONFIG REQUIRED)
 add_library(torch_cpu INTERFACE)
 set(QUANTD_TORCH ${QUANTD_DEPS}/torch)
 set(QUANTD_CUDA_ROOT ${QUANTD_DEPS}/cuda)
-if(EXISTS ${QUANTD_TORCH}/lib/libtorch_cpu.so)
+set(QUANTD_HAVE_TORCH OFF)
+if(NOT QUANTD_WORKER)
+  message(STATUS "QUANTD_WORKER is off: agent, server and client only.")
+elseif(EXISTS ${QUANTD_TORCH}/lib/libtorch_cpu.so)
   target_compile_options(torch_cpu INTERFACE
     "SHELL:-idirafter ${QUANTD_TORCH}/include"
     "SHELL:-idirafter ${QUANTD_TORCH}/include/torch/csrc/api/include")
@@ -42,7 +45,6 @@ if(EXISTS ${QUANTD_TORCH}/lib/libtorch_cpu.so)
   set(QUANTD_HAVE_TORCH ON)
 else()
   message(STATUS "LibTorch is not in QUANTD_DEPS: the worker is left out. Run deploy/deps/install.")
-  set(QUANTD_HAVE_TORCH OFF)
 endif()
 
 # LibTorch's threads: its at::parallel_for is a header over OpenMP, and the one

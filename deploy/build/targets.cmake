@@ -12,6 +12,10 @@
 function(quantd_common target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
   target_link_libraries(${target} PRIVATE quantd_warnings)
+  get_target_property(type ${target} TYPE)
+  if(TARGET quantd_absl_tsan AND type STREQUAL EXECUTABLE)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:quantd_absl_tsan>)
+  endif()
 endfunction()
 
 function(quantd_use_torch target)
