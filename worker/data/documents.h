@@ -16,6 +16,8 @@ struct Document {
   std::string text;
   // Empty where the row has text.
   std::vector<int64_t> input_ids;
+  // Where it stands in its file, from 1; for .jsonl the line.
+  int64_t row = 1;
 };
 
 // Either every document has text or every document has ids.
@@ -23,6 +25,8 @@ struct Corpus {
   std::vector<Document> documents;
   // SHA-256 of the file's bytes.
   std::string digest;
+  // The file's name without its folders.
+  std::string name;
 
   bool has_ids() const {
     return !documents.empty() && !documents.front().input_ids.empty();
@@ -32,8 +36,12 @@ struct Corpus {
 // A .txt file is one document: the whole file, byte for byte. A .jsonl row is
 // {"text": ...} or {"input_ids": [...]}; a Parquet file has a column of one of
 // these names; where a row has both, the ids count. INVALID_ARGUMENT with
-// DATA_* reasons naming the row (from 1; for .jsonl the line).
+// DATA_* reasons naming the file and the row.
 absl::StatusOr<Corpus> ReadCorpus(const std::string& path);
+
+// OK where every id is below `vocabulary_size`, and for a corpus of texts.
+// INVALID_ARGUMENT, TOKEN_OUT_OF_RANGE, naming file, row and id.
+absl::Status CheckIds(const Corpus& corpus, int64_t vocabulary_size);
 
 // Resolves "bundled" and "bundled-heldout" to the files shipped with quantd,
 // "wikitext2", "c4" and their splits to files below $QUANTD_DATASETS

@@ -39,9 +39,7 @@ absl::StatusOr<std::vector<int64_t>> ReadIds(const json& value, int64_t row) {
   for (const json& id : value) {
     if (!id.is_number_unsigned() ||
         id.get<uint64_t>() > std::numeric_limits<int32_t>::max()) {
-      return DataError(
-          "DATA_TOKEN_INVALID", row,
-          absl::StrCat("input_ids[", ids.size(), "] is not a token id"));
+      return InvalidId(row, ids.size(), id.dump());
     }
     ids.push_back(id.get<int64_t>());
   }
@@ -65,6 +63,7 @@ absl::StatusOr<Document> ReadRow(absl::string_view line, int64_t row) {
     return DataError("DATA_ROW_INVALID", row, "the line is no JSON object");
   }
   Document document;
+  document.row = row;
   const auto ids = object.find("input_ids");
   if (ids != object.end()) {
     ASSIGN_OR_RETURN(document.input_ids, ReadIds(*ids, row));

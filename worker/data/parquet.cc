@@ -58,7 +58,8 @@ absl::Status AppendTexts(const arrow::Array& chunk,
       return DataError("DATA_NOT_UTF8", row,
                        absl::StrCat("byte ", invalid, " is not UTF-8"));
     }
-    documents->emplace_back().text.assign(view.data(), view.size());
+    documents->push_back(
+        {.text = {view.data(), view.size()}, .input_ids = {}, .row = row});
   }
   return absl::OkStatus();
 }
@@ -69,19 +70,19 @@ absl::Status AppendIds(const Values& values, int64_t begin, int64_t end,
   const auto row = static_cast<int64_t>(documents->size()) + 1;
   std::vector<int64_t> ids;
   for (int64_t i = begin; i < end; ++i) {
-    if (values.IsNull(i) || values.Value(i) < 0 ||
-        values.Value(i) > std::numeric_limits<int32_t>::max()) {
-      return DataError(
-          "DATA_TOKEN_INVALID", row,
-          absl::StrCat("input_ids[", i - begin, "] is not a token id"));
+    const auto index = static_cast<size_t>(i - begin);
+    if (values.IsNull(i)) return InvalidId(row, index, "null");
+    const int64_t id = values.Value(i);
+    if (id < 0 || id > std::numeric_limits<int32_t>::max()) {
+      return InvalidId(row, index, absl::StrCat(id));
     }
-    ids.push_back(values.Value(i));
+    ids.push_back(id);
   }
   if (ids.empty()) {
     return DataError("DATA_TOKEN_INVALID", row,
                      "input_ids is not a list of at least one token id");
   }
-  documents->emplace_back().input_ids = std::move(ids);
+  documents->push_back({.text = "", .input_ids = std::move(ids), .row = row});
   return absl::OkStatus();
 }
 

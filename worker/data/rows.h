@@ -26,9 +26,14 @@ bool IsJsonLines(absl::string_view bytes);
 absl::StatusOr<std::vector<Document>> ReadJsonLines(absl::string_view bytes);
 absl::StatusOr<std::vector<Document>> ReadParquet(const std::string& bytes);
 
-// INVALID_ARGUMENT with `reason`; `row` counts from 1, 0 for the whole file.
+// INVALID_ARGUMENT with `reason`; `row` counts from 1, 0 for the whole file,
+// whose name ReadCorpus adds.
 absl::Status DataError(absl::string_view reason, int64_t row,
                        absl::string_view what);
+
+// DATA_TOKEN_INVALID: input_ids[index] of the row is `value`, at most the first
+// bytes of which are shown.
+absl::Status InvalidId(int64_t row, size_t index, absl::string_view value);
 
 // The offset of the first byte that is not UTF-8 (RFC 3629); -1 where there is
 // none.

@@ -71,7 +71,7 @@ class Perplexity : public Eval {
   absl::StatusOr<v1::EvalReport> Run(
       const EvalSubject& subject,
       const base::CancelToken& cancel) const override {
-    ASSIGN_OR_RETURN(const TokenizedText text, Tokenize(subject.tokenizer));
+    ASSIGN_OR_RETURN(const TokenizedText text, Tokenize(subject));
     ASSIGN_OR_RETURN(const WindowPlan plan, Plan(subject, text));
     ASSIGN_OR_RETURN(const std::vector<Window> windows,
                      protocol_.windows(text.ids, plan));
@@ -95,14 +95,15 @@ class Perplexity : public Eval {
   }
 
  private:
-  absl::StatusOr<TokenizedText> Tokenize(
-      const tokenizers::Tokenizer& tokenizer) const {
+  absl::StatusOr<TokenizedText> Tokenize(const EvalSubject& subject) const {
+    const tokenizers::Tokenizer& tokenizer = subject.tokenizer;
     ASSIGN_OR_RETURN(const std::string path, data::ResolveDataset(data_));
     ASSIGN_OR_RETURN(const data::Corpus corpus, data::ReadCorpus(path));
     TokenizedText text;
     text.digest = corpus.digest;
     text.from_ids = corpus.has_ids();
     if (text.from_ids) {
+      RETURN_IF_ERROR(data::CheckIds(corpus, subject.model.vocabulary_size()));
       text.ids = data::JoinedIds(corpus);
       return text;
     }

@@ -15,6 +15,7 @@
 #include "worker/pipeline/fingerprint.h"
 #include "worker/pipeline/quantize_job.h"
 #include "worker/pipeline/resolve_recipe.h"
+#include "worker/pipeline/transform_stage.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -78,10 +79,12 @@ absl::StatusOr<at::Tensor> SampleCalibration(const QuantizeJob& job) {
   ASSIGN_OR_RETURN(const std::string path,
                    data::ResolveDataset(calibration.dataset()));
   ASSIGN_OR_RETURN(const data::Corpus corpus, data::ReadCorpus(path));
+  const int64_t vocabulary = job.source.model->vocabulary_size();
+  RETURN_IF_ERROR(data::CheckIds(corpus, vocabulary));
   ASSIGN_OR_RETURN(const auto tokenizer, job.source.MakeTokenizer());
   ASSIGN_OR_RETURN(at::Tensor tokens,
                    calibration::SampleTokens(corpus, *tokenizer, calibration));
-  const int64_t vocabulary = job.source.model->vocabulary_size();
+  // Of texts: a tokenizer may know more tokens than the model.
   if (tokens.min().item<int64_t>() < 0 ||
       tokens.max().item<int64_t>() >= vocabulary) {
     return base::MakeError(
@@ -103,8 +106,11 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   ASSIGN_OR_RETURN(job->device, ParseDevice(start.device()));
   ASSIGN_OR_RETURN(job->source, OpenSource(job->spec().model(), job->device));
   RETURN_IF_ERROR(RefuseQuantizedSource(job->source));
+  ASSIGN_OR_RETURN(
+      job->recipe,
+      ResolveRecipe(job->spec().recipe(), *job->source.model));
+  RETURN_IF_ERROR(ApplyModelTransforms(*job));
   const models::Model& model = *job->source.model;
-  ASSIGN_OR_RETURN(job->recipe, ResolveRecipe(job->spec().recipe(), model));
   ASSIGN_OR_RETURN(job->modules, PlanModules(job->recipe, model));
   for (const v1::Component& layout : job->recipe.exports()) {
     ASSIGN_OR_RETURN(auto made, exports::MakeExport(layout));
@@ -112,6 +118,7 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   }
   RETURN_IF_ERROR(CheckExports(job->modules, model, job->exports));
   ASSIGN_OR_RETURN(job->needs_tokens, NeedsTokens(job->modules));
+  job->needs_tokens = job->needs_tokens || TransformsNeedTokens(*job);
 
   FingerprintParts parts;
   ASSIGN_OR_RETURN(job->weights_digest, job->source.reader->Digest());
@@ -122,6 +129,7 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   parts.recipe_digest = spec::RecipeDigest(job->recipe);
   job->journal = std::make_unique<Journal>(
       start, sink, Fingerprint(parts, job->device), PlanSteps(*job));
+  RETURN_IF_ERROR(RestoreEdits(*job));
   job->progress = std::make_unique<ProgressReporter>(
       sink, *job->journal, model.num_blocks(), base::Clock::Real());
   return job;

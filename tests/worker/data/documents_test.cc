@@ -112,6 +112,33 @@ TEST(ReadCorpus, IdsThatAreNoIdsAreRefused) {
   }
 }
 
+TEST(ReadCorpus, ARefusalNamesFileLineAndValue) {
+  const std::string message(
+      CorpusOf("{\"input_ids\": [1]}\n\n{\"input_ids\": [2, -7]}\n")
+          .status()
+          .message());
+  EXPECT_THAT(message, HasSubstr("\"corpus\""));
+  EXPECT_THAT(message, HasSubstr("row 3"));
+  EXPECT_THAT(message, HasSubstr("input_ids[1] is -7"));
+  EXPECT_THAT(message, testing::Not(HasSubstr("/")));
+}
+
+TEST(CheckIds, EveryIdOfEveryRowIsInTheVocabulary) {
+  const auto corpus = CorpusOf(
+      "{\"input_ids\": [0, 511]}\n\n{\"input_ids\": [7, 8, 512, 600]}\n");
+  ASSERT_TRUE(corpus.ok()) << corpus.status();
+  EXPECT_TRUE(CheckIds(*corpus, 601).ok());
+  const absl::Status status = CheckIds(*corpus, 512);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(base::ErrorReason(status), "TOKEN_OUT_OF_RANGE");
+  EXPECT_EQ(base::GetErrorMetadata(status)["row"], "3");
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("input_ids[2] is 512, and the model's vocabulary has "
+                        "the ids 0 to 511"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("\"corpus\""));
+  EXPECT_TRUE(CheckIds(*CorpusOf("text"), 1).ok());
+}
+
 TEST(ReadCorpus, AFileThatIsNotThereIsNotFoundWithoutItsPath) {
   const auto corpus = ReadCorpus("/nowhere/secret.txt");
   EXPECT_EQ(corpus.status().code(), absl::StatusCode::kNotFound);

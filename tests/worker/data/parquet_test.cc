@@ -92,6 +92,33 @@ TEST(Parquet, RowsThatHoldNothingUsableAreRefused) {
             "DATA_TOKEN_INVALID");
 }
 
+TEST(Parquet, ARefusalNamesFileRowAndValue) {
+  const auto negative = Read(IdFile<arrow::Int64Builder>({{1}, {2}, {3, -2}}));
+  EXPECT_EQ(base::GetErrorMetadata(negative.status())["row"], "3");
+  EXPECT_EQ(negative.status().message(),
+            "data set \"corpus.txt\": row 3: input_ids[1] is -2, which is no "
+            "token id");
+  // Row groups hold two rows: the row is counted over all of them.
+  const auto ids = Read(IdFile<arrow::Int32Builder>({{1}, {2}, {3}, {4, 99}}));
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_TRUE(CheckIds(*ids, 100).ok());
+  const absl::Status beyond = CheckIds(*ids, 99);
+  EXPECT_EQ(base::ErrorReason(beyond), "TOKEN_OUT_OF_RANGE");
+  EXPECT_EQ(base::GetErrorMetadata(beyond)["row"], "4");
+  EXPECT_THAT(std::string(beyond.message()),
+              testing::HasSubstr("input_ids[1] is 99"));
+}
+
+TEST(Parquet, IdsOfAnotherTypeAreRefused) {
+  const auto values = std::make_shared<arrow::DoubleBuilder>();
+  arrow::ListBuilder lists(arrow::default_memory_pool(), values);
+  ASSERT_TRUE(lists.Append().ok());
+  ASSERT_TRUE(values->Append(1.0).ok());
+  const auto array = lists.Finish().ValueOrDie();
+  EXPECT_EQ(ReasonOf(FileOf(arrow::field("input_ids", array->type()), array)),
+            "DATA_FIELD_MISSING");
+}
+
 TEST(Parquet, DamagedFilesAreRefused) {
   const std::string whole = TextFile({"one", "two", "three"});
   EXPECT_EQ(ReasonOf("PAR1"), "DATA_PARQUET_INVALID");
