@@ -54,7 +54,11 @@ absl::Status Jobs::CheckSource(const v1::JobSpec& spec) {
   return base::MakeError(
       absl::StatusCode::kFailedPrecondition, "SOURCE_NOT_READY",
       absl::StrCat("job ", source.job_id, " is ", state,
-                   "; only a job that SUCCEEDED can be evaluated"),
+                   " and has no verified artifact yet; ",
+                   spec::IsTerminal(source.state)
+                       ? "retry it (qctl retry) or name another job"
+                       : "wait until it SUCCEEDED (qctl wait)",
+                   ", then submit the evaluation again"),
       {{"job_id", source.job_id}, {"state", state}});
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/base/error.h"
 #include "server/store/sqlite_store.h"
@@ -158,9 +159,12 @@ TEST_F(JobsTest, AFailureMustSayItsClass) {
 
 TEST_F(JobsTest, AnEvaluationGetsTheArtifactItNames) {
   const std::string id = Submit();
-  EXPECT_EQ(
-      base::ErrorReason(jobs_->Submit(Evaluate("jobs/" + id), "e").status()),
-      "SOURCE_NOT_READY");
+  const absl::Status early =
+      jobs_->Submit(Evaluate("jobs/" + id), "e").status();
+  EXPECT_EQ(base::ErrorReason(early), "SOURCE_NOT_READY");
+  EXPECT_THAT(std::string(early.message()),
+              testing::HasSubstr(id + " is QUEUED"));
+  EXPECT_THAT(std::string(early.message()), testing::HasSubstr("qctl wait"));
   EXPECT_EQ(base::ErrorReason(
                 jobs_->Submit(Evaluate("artifacts/nothing"), "e").status()),
             "ARTIFACT_NOT_FOUND");
