@@ -43,6 +43,8 @@ const char* ClassOf(const absl::Status& status, const std::string& reason) {
   if (reason == "BLOB_DIGEST_MISMATCH" || reason == "BLOB_NOT_FOUND") {
     return kClassInternal;
   }
+  // The work can be done again, which writes the blob again.
+  if (reason == "BLOB_MISSING") return kClassTransient;
   return ClassOfCode(status.code());
 }
 

@@ -20,8 +20,9 @@ inline constexpr char kClassInternal[] = "INTERNAL";
 
 // The failure that `status`, an error, stands for. Reasons that begin with
 // NUMERIC_ are NUMERIC whatever their code; a damaged or missing blob
-// of the store (BLOB_DIGEST_MISMATCH, BLOB_NOT_FOUND) is INTERNAL, other
-// damaged input INVALID. An error without a reason gets the name of its code as
+// of the store (BLOB_DIGEST_MISMATCH, BLOB_NOT_FOUND) is INTERNAL, one that
+// went before its step was committed (BLOB_MISSING) TRANSIENT, other damaged
+// input INVALID. An error without a reason gets the name of its code as
 // one.
 v1::Failure FailureFromStatus(const absl::Status& status);
 

@@ -169,6 +169,7 @@ absl::StatusOr<v1::Assignment> Jobs::AssignmentOf(const store::JobRecord& job) {
   *assignment.mutable_lease() = LeaseOf(job);
   *assignment.mutable_spec() = job.spec;
   assignment.set_attempt(job.attempt);
+  assignment.set_memory_reduction(job.resource_failures);
   ASSIGN_OR_RETURN(std::vector<v1::Step> steps,
                    options_.store->CommittedSteps(job.job_id));
   for (size_t i = 0; i < steps.size(); ++i) {

@@ -156,7 +156,8 @@ class Stub {
       std::ifstream in(path);
       text << "file " << name << " " << in.rdbuf() << "\n";
     }
-    text << "device " << start_.device() << " pid " << getpid();
+    text << "device " << start_.device() << " memory_reduction "
+         << start_.memory_reduction() << " pid " << getpid();
     return text.str();
   }
 

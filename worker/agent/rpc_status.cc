@@ -30,7 +30,12 @@ bool IsLeaseLost(const absl::Status& status) {
 }
 
 bool IsUnanswered(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
+         base::ErrorReason(status) == "DISK_FULL";
+}
+
+bool IsBlobMissing(const absl::Status& status) {
+  return base::ErrorReason(status) == "BLOB_MISSING";
 }
 
 }  // namespace quantd::agent

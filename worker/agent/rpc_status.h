@@ -12,7 +12,11 @@ absl::Status FromGrpc(const grpc::Status& status);
 // True where the server says that the lease is not the worker's any more.
 bool IsLeaseLost(const absl::Status& status);
 
-// True where the same call may succeed later: nobody answered.
+// True where the same call may succeed later: nobody answered, or the server's
+// disk is full, which ends when somebody frees space.
 bool IsUnanswered(const absl::Status& status);
+
+// True where the store lacks a blob that the call names.
+bool IsBlobMissing(const absl::Status& status);
 
 }  // namespace quantd::agent

@@ -2,6 +2,7 @@
 #include "worker/agent/step_publisher.h"
 
 #include "proto/base/status_macros.h"
+#include "worker/agent/rpc_status.h"
 
 namespace quantd::agent {
 
@@ -91,8 +92,22 @@ void StepPublisher::Run() {
   }
 }
 
-absl::Status StepPublisher::PublishAndCommit(v1::StepDone& done) {
+absl::Status StepPublisher::PublishAndCommit(const v1::StepDone& done) {
   v1::StartJob local;
+  absl::Status committed = PublishOnceAndCommit(done, local);
+  if (IsBlobMissing(committed)) {
+    // It went between our write and the commit, as nothing named it yet.
+    local.Clear();
+    committed = PublishOnceAndCommit(done, local);
+  }
+  RETURN_IF_ERROR(committed);
+  absl::MutexLock lock(&mu_);
+  committed_.MergeFrom(local);
+  return absl::OkStatus();
+}
+
+absl::Status StepPublisher::PublishOnceAndCommit(const v1::StepDone& done,
+                                                 v1::StartJob& local) {
   v1::CommitStepRequest request;
   *request.mutable_lease() = lease_;
   v1::Step& step = *request.mutable_step() = done.step();
@@ -101,12 +116,8 @@ absl::Status StepPublisher::PublishAndCommit(v1::StepDone& done) {
     (*step.mutable_blobs())[role] = blob;
     (*local.mutable_blob_files())[blob.sha256()] = file;
   }
-  RETURN_IF_ERROR(
-      calls_.Repeat([&] { return link_.CommitStep(request, calls_); }));
   *local.add_committed() = step;
-  absl::MutexLock lock(&mu_);
-  committed_.MergeFrom(local);
-  return absl::OkStatus();
+  return calls_.Repeat([&] { return link_.CommitStep(request, calls_); });
 }
 
 }  // namespace quantd::agent

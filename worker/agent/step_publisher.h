@@ -44,7 +44,11 @@ class StepPublisher {
 
  private:
   void Run();
-  absl::Status PublishAndCommit(v1::StepDone& done);
+  // Once more from the files where the store has lost a blob meanwhile.
+  absl::Status PublishAndCommit(const v1::StepDone& done);
+  // Adds to `local` what the next runner needs of the step.
+  absl::Status PublishOnceAndCommit(const v1::StepDone& done,
+                                    v1::StartJob& local);
   bool HasRoomOrEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool IdleOrFailed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool HasWorkOrEnd() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -143,6 +143,7 @@ Ending Work::Drive(std::unique_ptr<RunnerProcess> warm) {
   }
   start->set_device(options_.device);
   start->set_threads(options_.threads);
+  start->set_memory_reduction(assignment_.memory_reduction());
   for (;;) {
     if (stop() != Stop::kNone) {
       return Conclude(StoppedResult());
@@ -210,14 +211,26 @@ Ending Work::FinishDone(const v1::JobDone& done) {
     return FinishFailed(stop() == Stop::kDrain ? DrainedFailure()
                                                : done.failure());
   }
+  absl::Status status = PublishAndFinish(done);
+  // A blob that nothing named yet may have gone: it is written once more.
+  if (IsBlobMissing(status)) status = PublishAndFinish(done);
+  if (IsBlobMissing(status)) {
+    return FinishFailed(spec::FailureFromStatus(status));
+  }
+  return EndingOf(status);
+}
+
+absl::Status Work::PublishAndFinish(const v1::JobDone& done) {
   v1::FinishRequest request;
   *request.mutable_report() = done.report();
   for (const v1::ProducedArtifact& produced : done.artifacts()) {
     absl::StatusOr<v1::Artifact> artifact =
         PublishArtifact(produced, lease().job_id(), parts_.blobs, calls_);
     if (!artifact.ok()) {
-      if (IsLeaseLost(artifact.status())) return Ending::kAbandoned;
-      return FinishFailed(spec::FailureFromStatus(artifact.status()));
+      if (IsLeaseLost(artifact.status())) return artifact.status();
+      request.Clear();
+      *request.mutable_failure() = spec::FailureFromStatus(artifact.status());
+      break;
     }
     *request.add_artifacts() = *std::move(artifact);
   }
@@ -227,15 +240,18 @@ Ending Work::FinishDone(const v1::JobDone& done) {
 Ending Work::FinishFailed(const v1::Failure& failure) {
   v1::FinishRequest request;
   *request.mutable_failure() = failure;
-  return Finish(std::move(request));
+  return EndingOf(Finish(std::move(request)));
 }
 
-Ending Work::Finish(v1::FinishRequest request) {
+absl::Status Work::Finish(v1::FinishRequest request) {
   *request.mutable_lease() = lease();
   log_stream_.CloseAndAwait(kLogPatience);
   request.set_log_tail(log_.Tail());
-  const absl::Status status = calls_.Repeat(
+  return calls_.Repeat(
       [&] { return parts_.link.Finish(request, calls_).status(); });
+}
+
+Ending Work::EndingOf(const absl::Status& status) const {
   if (status.ok()) return Ending::kFinished;
   if (IsLeaseLost(status) || stop() == Stop::kAbandon) {
     return Ending::kAbandoned;

@@ -80,7 +80,10 @@ class Work : private SessionOutput {
   Ending Conclude(const SessionResult& result);
   Ending FinishDone(const v1::JobDone& done);
   Ending FinishFailed(const v1::Failure& failure);
-  Ending Finish(v1::FinishRequest request);
+  absl::Status PublishAndFinish(const v1::JobDone& done);
+  absl::Status Finish(v1::FinishRequest request);
+  // What the answer to Finish means.
+  Ending EndingOf(const absl::Status& status) const;
   Stop stop() const;
 
   const v1::Assignment assignment_;

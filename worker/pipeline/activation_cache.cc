@@ -46,7 +46,8 @@ absl::StatusOr<at::Tensor> MapUnnamedFile(const std::string& directory,
 
 }  // namespace
 
-int64_t ActivationCache::DefaultBudgetBytes() {
+int64_t ActivationCache::BudgetBytes(int32_t memory_reduction) {
+  if (memory_reduction > 0) return 0;
   return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) /
          4;
 }

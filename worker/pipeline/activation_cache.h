@@ -36,9 +36,9 @@ class ActivationCache {
   static absl::StatusOr<std::unique_ptr<ActivationCache>> Create(
       const Options& options);
 
-  // A quarter of the machine's memory: blocks, statistics and the page cache
-  // need the rest.
-  static int64_t DefaultBudgetBytes();
+  // A quarter of the machine's memory, as blocks, statistics and the page cache
+  // need the rest; nothing after an attempt that ended for want of memory.
+  static int64_t BudgetBytes(int32_t memory_reduction);
 
   int64_t sequences() const { return options_.sequences; }
   bool spilled() const { return spilled_; }

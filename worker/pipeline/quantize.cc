@@ -83,7 +83,8 @@ absl::Status BlockLoop::MakeCache() {
     options.widest_input = std::max(options.widest_input, plan.in_features);
   }
   options.device = job_.device;
-  options.budget_bytes = ActivationCache::DefaultBudgetBytes();
+  options.budget_bytes =
+      ActivationCache::BudgetBytes(job_.start.memory_reduction());
   options.spill_directory = job_.start.work_directory();
   ASSIGN_OR_RETURN(cache_, ActivationCache::Create(options));
   if (cache_->spilled()) {

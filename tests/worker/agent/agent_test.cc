@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/agent/agent.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "proto/base/digest.h"
@@ -204,11 +205,76 @@ TEST_F(AgentTest, AServerThatRestartsFindsTheWorkGoingOn) {
 TEST_F(AgentTest, AnotherRefusalOfACommitEndsTheAttempt) {
   server_.Fail("CommitStep", 1,
                base::MakeError(absl::StatusCode::kResourceExhausted,
-                               "DISK_FULL", "no room"));
+                               "NO_MORE_STEPS", "no room"));
   Run("step:load;hang");
   const v1::Failure failure = AwaitFailure();
   EXPECT_EQ(failure.failure_class(), "RESOURCE");
-  EXPECT_EQ(failure.reason(), "DISK_FULL");
+  EXPECT_EQ(failure.reason(), "NO_MORE_STEPS");
+}
+
+TEST_F(AgentTest, AFullDiskOfTheServerIsWaitedOut) {
+  const absl::Status full = base::MakeError(
+      absl::StatusCode::kResourceExhausted, "DISK_FULL", "no room");
+  server_.Fail("WriteBlob", 1, full);
+  server_.Fail("CommitStep", 2, full);
+  server_.Fail("Finish", 2, full);
+  Run("step:load;done");
+  ASSERT_TRUE(AwaitFinished());
+  EXPECT_FALSE(server_.finished()[0].has_failure());
+  EXPECT_EQ(server_.calls("CommitStep"), 3);
+  EXPECT_EQ(server_.calls("Finish"), 3);
+}
+
+absl::Status BlobMissing() {
+  return base::MakeError(absl::StatusCode::kFailedPrecondition, "BLOB_MISSING",
+                         "write it first");
+}
+
+TEST_F(AgentTest, ABlobThatTheStoreLostBeforeTheCommitIsWrittenAgain) {
+  server_.Fail("CommitStep", 1, BlobMissing());
+  Run("step:load;step:block;hang");
+  ASSERT_TRUE(server_.Await([&] { return server_.committed().size() == 2; }));
+  EXPECT_EQ(server_.calls("WriteBlob"), 3);
+  EXPECT_EQ(server_.calls("CommitStep"), 3);
+}
+
+TEST_F(AgentTest, ABlobThatStaysLostEndsTheAttemptAsTransient) {
+  server_.Fail("CommitStep", 2, BlobMissing());
+  Run("step:load;hang");
+  const v1::Failure failure = AwaitFailure();
+  EXPECT_EQ(failure.failure_class(), "TRANSIENT");
+  EXPECT_EQ(failure.reason(), "BLOB_MISSING");
+  EXPECT_TRUE(server_.committed().empty());
+}
+
+TEST_F(AgentTest, AnArtifactWhoseBlobTheStoreLostIsPublishedAgain) {
+  server_.Fail("Finish", 1, BlobMissing());
+  Run("step:load;done");
+  ASSERT_TRUE(AwaitFinished());
+  EXPECT_FALSE(server_.finished()[0].has_failure());
+  EXPECT_EQ(server_.finished()[0].artifacts_size(), 1);
+  EXPECT_EQ(server_.calls("Finish"), 2);
+}
+
+TEST_F(AgentTest, AnArtifactThatStaysLostEndsTheAttemptAsTransient) {
+  server_.Fail("Finish", 2, BlobMissing());
+  Run("step:load;done");
+  const v1::Failure failure = AwaitFailure();
+  EXPECT_EQ(failure.failure_class(), "TRANSIENT");
+  EXPECT_EQ(failure.reason(), "BLOB_MISSING");
+}
+
+TEST_F(AgentTest, ARunnerIsToldToKeepLessInMemory) {
+  StartAgent();
+  v1::Assignment assignment = StubAssignment("inputs;done");
+  assignment.set_memory_reduction(1);
+  server_.Assign(assignment);
+  ASSERT_TRUE(AwaitFinished());
+  ASSERT_EQ(server_.committed().size(), 1u);
+  const std::string sha256 =
+      server_.committed()[0].blobs().at("weights").sha256();
+  EXPECT_THAT(server_.blobs()[sha256],
+              testing::HasSubstr("memory_reduction 1"));
 }
 
 TEST_F(AgentTest, TheFailureOfTheRunnerIsTheFailureOfTheAttempt) {
