@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/pipeline/transform_stage.h"
+
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/status_macros.h"
+#include "worker/models/weights.h"
+
+namespace quantd::pipeline {
+namespace {
+
+using transforms::Needs;
+
+bool IsFitted(const transforms::Transform& transform) {
+  return transform.needs() != Needs::kNoData;
+}
+
+bool LooksAtInputs(const transforms::Transform& transform) {
+  return transform.needs() == Needs::kMagnitudes ||
+         transform.needs() == Needs::kGram;
+}
+
+template <typename Predicate>
+bool AnyOf(const QuantizeJob& job, const Predicate& predicate) {
+  for (const auto& transform : job.transforms) {
+    if (predicate(*transform)) return true;
+  }
+  return false;
+}
+
+absl::Status OrderRefused(const std::string& first, const std::string& second) {
+  return base::MakeError(absl::StatusCode::kInvalidArgument, "TRANSFORM_ORDER",
+                         absl::StrCat(second, " after ", first, ": ", first,
+                                      " is fitted to the weights that ", second,
+                                      " would change; put ", second, " first"));
+}
+
+// The layouts of the block's linears that are going to be quantized.
+std::map<std::string, formats::WeightSpec> SpecsOf(const QuantizeJob& job,
+                                                   int64_t block) {
+  std::map<std::string, formats::WeightSpec> specs;
+  for (const ModulePlan& plan : job.modules) {
+    if (plan.block == block && plan.quantized) specs[plan.name] = plan.spec;
+  }
+  return specs;
+}
+
+// Statistics gathered before the edits, as they are after them: the function
+// is the same, so dividing is all that happened to an input.
+void Divide(const std::map<std::string, at::Tensor>& divisors,
+            const transforms::InputsByLinear& inputs) {
+  std::set<calibration::InputStatistics*> done;
+  for (const auto& [module, divisor] : divisors) {
+    const auto found = inputs.find(module);
+    if (found == inputs.end() || !done.insert(found->second.get()).second) {
+      continue;
+    }
+    found->second->Divide(divisor);
+  }
+}
+
+}  // namespace
+
+absl::Status ApplyModelTransforms(QuantizeJob& job) {
+  if (job.recipe.transforms().empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(MakeEditable(&job.source, job.device));
+  std::string fitted;
+  for (const v1::Component& component : job.recipe.transforms()) {
+    ASSIGN_OR_RETURN(auto transform, transforms::MakeTransform(component));
+    if (IsFitted(*transform)) {
+      fitted = component.id();
+    } else if (!fitted.empty()) {
+      return OrderRefused(fitted, component.id());
+    } else {
+      RETURN_IF_ERROR(base::AddContext(
+          transform->EditModel(*job.source.model, job.recipe.seed(),
+                               job.source.edits),
+          component.id()));
+      RETURN_IF_ERROR(MakeModelOf(&job.source, job.device));
+    }
+    job.transforms.push_back(std::move(transform));
+  }
+  return absl::OkStatus();
+}
+
+bool TransformsNeedTokens(const QuantizeJob& job) {
+  return AnyOf(job, LooksAtInputs);
+}
+
+absl::Status RestoreEdits(QuantizeJob& job) {
+  if (job.source.edits == nullptr) return absl::OkStatus();
+  std::set<std::string> quantized;
+  for (const std::string& module : QuantizedNames(job.modules)) {
+    quantized.insert(module + ".weight");
+  }
+  job.source.edits->KeepPrecision(quantized);
+  for (int64_t step = 0; step < job.journal->next(); ++step) {
+    if (!job.journal->HasFile(step, kTransformRole)) continue;
+    ASSIGN_OR_RETURN(const std::string path,
+                     job.journal->FileOf(step, kTransformRole));
+    ASSIGN_OR_RETURN(const std::vector<transforms::Edit> edits,
+                     transforms::ReadEdits(path));
+    RETURN_IF_ERROR(job.source.edits->Add(edits));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<transforms::Edit>> BlockTransformer::Fit(
+    int64_t index, ActivationCache* cache) {
+  std::vector<transforms::Edit> all;
+  if (!AnyOf(job_, IsFitted)) return all;
+  models::Model& model = *job_.source.model;
+  const int64_t length = job_.recipe.calibration().sequence_length();
+  const models::BlockFolds folds = model.Folds(index);
+  const std::map<std::string, formats::WeightSpec> specs = SpecsOf(job_, index);
+  std::unique_ptr<models::Block> block;
+  Inputs inputs;
+  bool gathered = false;
+  for (size_t i = 0; i < job_.transforms.size(); ++i) {
+    const transforms::Transform& transform = *job_.transforms[i];
+    if (!IsFitted(transform)) continue;
+    const std::string& id = job_.recipe.transforms(static_cast<int>(i)).id();
+    job_.progress->Report(absl::StrCat("fitting ", id));
+    ASSIGN_OR_RETURN(block, model.LoadBlock(index, length));
+    if (!gathered && cache != nullptr && TransformsNeedTokens(job_)) {
+      ASSIGN_OR_RETURN(inputs, Gather(*block, *cache));
+      gathered = true;
+    }
+    const transforms::BlockProblem problem = {
+        *block, folds, specs, inputs, [this](const std::string& tensor) {
+          checkpoints::CheckpointReader& reader = *job_.source.reader;
+          return reader.Read(models::StoredName(reader, tensor));
+        }};
+    ASSIGN_OR_RETURN(const transforms::BlockEdits fitted,
+                     transform.FitBlock(problem, job_.cancel));
+    RETURN_IF_ERROR(base::AddContext(job_.source.edits->Add(fitted.edits), id));
+    all.insert(all.end(), fitted.edits.begin(), fitted.edits.end());
+    Divide(fitted.divisors, inputs);
+  }
+  return all;
+}
+
+absl::StatusOr<BlockTransformer::Inputs> BlockTransformer::Gather(
+    const models::Block& block, ActivationCache& cache) {
+  const bool with_gram = AnyOf(job_, [](const transforms::Transform& t) {
+    return t.needs() == Needs::kGram;
+  });
+  Accumulators accumulators;
+  for (const models::Stage& stage : block.stages()) {
+    auto& of_stage = accumulators.emplace_back();
+    for (int64_t i = 0; i <= stage.input_of.back(); ++i) {
+      of_stage.emplace_back(with_gram, job_.device);
+    }
+  }
+  for (int64_t i = 0; i < cache.sequences(); ++i) {
+    RETURN_IF_ERROR(AddSequence(block, cache.Load(i), &accumulators));
+    job_.progress->AddTokens(job_.recipe.calibration().sequence_length());
+  }
+  return Finish(block, &accumulators);
+}
+
+absl::Status BlockTransformer::AddSequence(const models::Block& block,
+                                           models::SequenceState state,
+                                           Accumulators* accumulators) {
+  RETURN_IF_ERROR(job_.cancel.Check());
+  block.Begin(&state);
+  for (size_t stage = 0; stage < accumulators->size(); ++stage) {
+    const int64_t index = static_cast<int64_t>(stage);
+    const std::vector<at::Tensor> rows = block.Inputs(index, state);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].size(0) > 0) (*accumulators)[stage][i].Add(rows[i]);
+    }
+    // The block's output is the quantized block's to make.
+    if (stage + 1 < accumulators->size()) block.Apply(index, &state);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlockTransformer::Inputs> BlockTransformer::Finish(
+    const models::Block& block, Accumulators* accumulators) {
+  Inputs inputs;
+  for (size_t s = 0; s < accumulators->size(); ++s) {
+    const models::Stage& stage = block.stages()[s];
+    std::shared_ptr<calibration::InputStatistics> current;
+    for (size_t i = 0; i < stage.linears.size(); ++i) {
+      const bool same = i > 0 && stage.input_of[i] == stage.input_of[i - 1];
+      if (!same) {
+        current.reset();
+        auto finished = (*accumulators)[s][stage.input_of[i]].Finish();
+        if (finished.ok()) {
+          current = std::make_shared<calibration::InputStatistics>(
+              *std::move(finished));
+        } else {
+          RETURN_IF_ERROR(Missing(stage.linears[i], finished.status()));
+        }
+      }
+      if (current != nullptr) inputs[stage.linears[i]] = current;
+    }
+  }
+  return inputs;
+}
+
+absl::Status BlockTransformer::Missing(const std::string& module,
+                                       const absl::Status& why) {
+  const std::string message(why.message());
+  if (job_.recipe.policy().on_numeric_failure() != "fail") {
+    spdlog::warn("{}: transforms leave its input as it is: {}", module,
+                 message);
+    return absl::OkStatus();
+  }
+  return base::MakeError(
+      absl::StatusCode::kFailedPrecondition, "NUMERIC_TRANSFORM",
+      absl::StrCat(module, ": no transform can be fitted: ", message,
+                   "; leave the transforms out, or let such layers be left "
+                   "as they are with policy.on_numeric_failure=rtn"),
+      {{"module", module}});
+}
+
+}  // namespace quantd::pipeline

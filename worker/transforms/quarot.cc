@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// QuaRot: the residual stream and the values of each head are rotated by
+// randomized Hadamard matrices, which spreads outliers over all channels
+// (Ashkboos et al., QuaRot, arXiv:2404.00456, section 4, stages 1a and 1b). All
+// rotations are folded into weights: any program that runs the model runs the
+// rotated one.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
+
+#include <random>
+#include <utility>
+
+#include "proto/base/status_macros.h"
+#include "worker/models/weights.h"
+#include "worker/numerics/hadamard.h"
+#include "worker/transforms/transform.h"
+
+namespace quantd::transforms {
+namespace {
+
+constexpr char kWeight[] = ".weight";
+constexpr char kBias[] = ".bias";
+
+v1::ComponentEntry Describe() {
+  v1::ComponentEntry entry;
+  entry.set_seam(v1::SEAM_TRANSFORM);
+  entry.set_id("quarot");
+  entry.set_summary(
+      "Rotates the residual stream and the values of each head by randomized "
+      "Hadamard matrices, folded into the weights.");
+  entry.set_reference(
+      "Ashkboos et al., QuaRot, arXiv:2404.00456, section 4; "
+      "docs/transforms/quarot.md");
+  *entry.add_params() = spec::BoolParameter(
+      "rotate_values", true,
+      "Rotates the values of each head as well, between v_proj and o_proj.");
+  entry.add_provides("function_preserving");
+  return entry;
+}
+
+// Signs of diag(signs) H for runs of the largest order that divides `length`.
+at::Tensor RandomSigns(int64_t runs, int64_t order, std::mt19937_64* bits) {
+  at::Tensor signs = at::empty({runs, order}, at::kFloat);
+  float* values = signs.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < signs.numel(); ++i) {
+    values[i] = ((*bits)() >> 63) != 0 ? -1.0f : 1.0f;
+  }
+  return signs;
+}
+
+// Gathers the edits of one model.
+class Rotation {
+ public:
+  Rotation(EditedReader& reader, uint64_t seed)
+      : reader_(reader), bits_(seed) {}
+
+  absl::Status Residual(const models::RotationPlan& plan);
+  void Values(const models::ValueHeads& heads);
+  absl::Status Finish() { return reader_.Add(edits_); }
+
+ private:
+  absl::Status FoldNorm(const models::NormUse& norm, const at::Tensor& signs);
+  void Edits(const std::string& tensor, EditKind kind,
+             const at::Tensor& operand) {
+    edits_.push_back({tensor, kind, operand});
+  }
+  // Rows of the weight and, where there is one, of the bias.
+  void RotateOutput(const std::string& module, const at::Tensor& signs) {
+    Edits(module + kWeight, EditKind::kRotateRows, signs);
+    if (!models::StoredName(reader_, module + kBias).empty()) {
+      Edits(module + kBias, EditKind::kRotateRows, signs);
+    }
+  }
+
+  EditedReader& reader_;
+  std::mt19937_64 bits_;
+  std::vector<Edit> edits_;
+};
+
+// W <- W diag(gain) Q, gain <- 1: what the consumers compute of a rotated
+// stream, whose length the norm does not see change.
+absl::Status Rotation::FoldNorm(const models::NormUse& norm,
+                                const at::Tensor& signs) {
+  ASSIGN_OR_RETURN(const at::Tensor gain,
+                   reader_.ReadFloat(models::StoredName(reader_, norm.norm)));
+  for (const std::string& module : norm.consumers) {
+    Edits(module + kWeight, EditKind::kMultiplyColumns, gain);
+    Edits(module + kWeight, EditKind::kRotateColumns, signs);
+  }
+  Edits(norm.norm, EditKind::kReplace, at::ones_like(gain));
+  return absl::OkStatus();
+}
+
+absl::Status Rotation::Residual(const models::RotationPlan& plan) {
+  const int64_t order = numerics::HadamardBlock(plan.hidden);
+  const at::Tensor signs = RandomSigns(plan.hidden / order, order, &bits_);
+  Edits(plan.embedding, EditKind::kRotateColumns, signs);
+  for (const std::string& module : plan.writers) RotateOutput(module, signs);
+  for (const models::NormUse& norm : plan.norms) {
+    RETURN_IF_ERROR(FoldNorm(norm, signs));
+  }
+  return absl::OkStatus();
+}
+
+void Rotation::Values(const models::ValueHeads& heads) {
+  // One matrix for all heads: queries share the values of a head.
+  const int64_t order = numerics::HadamardBlock(heads.head_size);
+  const at::Tensor signs = RandomSigns(1, order, &bits_);
+  RotateOutput(heads.value, signs);
+  Edits(heads.output + kWeight, EditKind::kRotateColumns, signs);
+}
+
+// The head must not be the embedding: only the embedding keeps its norm's gain.
+absl::Status Untie(const models::RotationPlan& plan, EditedReader* reader) {
+  if (!plan.tied) return absl::OkStatus();
+  const bool has_embedding =
+      !models::StoredName(*reader, plan.embedding).empty();
+  const bool has_head = !models::StoredName(*reader, plan.head).empty();
+  if (!has_head) RETURN_IF_ERROR(reader->Copy(plan.head, plan.embedding));
+  if (!has_embedding) RETURN_IF_ERROR(reader->Copy(plan.embedding, plan.head));
+  return absl::OkStatus();
+}
+
+class QuarotTransform : public Transform {
+ public:
+  explicit QuarotTransform(const spec::Params& params)
+      : rotate_values_(params.GetBool("rotate_values")) {}
+
+  Needs needs() const override { return Needs::kNoData; }
+
+  absl::Status EditModel(const models::Model& model, uint64_t seed,
+                         EditedReader* reader) const override {
+    ASSIGN_OR_RETURN(const models::RotationPlan plan, model.Rotation());
+    RETURN_IF_ERROR(Untie(plan, reader));
+    reader->SetConfig("tie_word_embeddings", false);
+    Rotation rotation(*reader, seed);
+    RETURN_IF_ERROR(rotation.Residual(plan));
+    if (rotate_values_) {
+      for (const models::ValueHeads& heads : plan.values) {
+        rotation.Values(heads);
+      }
+    }
+    return rotation.Finish();
+  }
+
+ private:
+  const bool rotate_values_;
+};
+
+v1::Recipe Preset() {
+  v1::Recipe recipe;
+  recipe.add_transforms()->set_id("quarot");
+  recipe.mutable_method()->set_id("gptq");
+  return recipe;
+}
+
+}  // namespace
+
+TransformEntry Quarot() {
+  TransformEntry entry;
+  entry.description = Describe();
+  entry.preset = Preset();
+  entry.make = [](const spec::Params& params) -> std::unique_ptr<Transform> {
+    return std::make_unique<QuarotTransform>(params);
+  };
+  return entry;
+}
+
+}  // namespace quantd::transforms
