@@ -32,10 +32,14 @@ class CheckpointReader {
  public:
   virtual ~CheckpointReader() = default;
   virtual const std::map<std::string, TensorInfo>& tensors() const = 0;
-  // The tensor in its stored dtype, a copy. Block-quantized GGUF
-  // types come back as float32. NOT_FOUND, TENSOR_MISSING.
+  // The tensor in its stored dtype, a copy. Block-quantized GGUF types come
+  // back as float16, or float32 where a value is beyond it. NOT_FOUND,
+  // TENSOR_MISSING.
   virtual absl::StatusOr<at::Tensor> Read(const std::string& name) = 0;
-  // The same as float32. INVALID_ARGUMENT for integer tensors.
+  // Entry `index` of the tensor's first dimension, which has it; a copy.
+  virtual absl::StatusOr<at::Tensor> ReadSlice(const std::string& name,
+                                               int64_t index);
+  // What Read gives, as float32. INVALID_ARGUMENT for integer tensors.
   absl::StatusOr<at::Tensor> ReadFloat(const std::string& name);
   // The model's config.json, or one made from the container's metadata; an
   // empty object where there is none.

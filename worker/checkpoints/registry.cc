@@ -2,11 +2,13 @@
 #include <c10/core/ScalarType.h>
 
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "worker/checkpoints/containers.h"
+#include "worker/checkpoints/fused_experts.h"
 #include "worker/checkpoints/input_file.h"
 #include "worker/checkpoints/reader.h"
 
@@ -42,7 +44,10 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenCheckpoint(
   }
   std::string known;
   for (const CheckpointEntry& entry : Registry()) {
-    if (entry.matches(path)) return entry.open(path);
+    if (entry.matches(path)) {
+      ASSIGN_OR_RETURN(auto reader, entry.open(path));
+      return SplitFusedExperts(std::move(reader));
+    }
     absl::StrAppend(&known, known.empty() ? "" : ", ", entry.description.id());
   }
   if (HoldsPickle(path)) return PickleRefused();
@@ -56,6 +61,12 @@ absl::Status TensorMissing(const std::string& name) {
   return base::MakeError(
       absl::StatusCode::kNotFound, "TENSOR_MISSING",
       absl::StrCat("the checkpoint has no tensor \"", name, "\""));
+}
+
+absl::StatusOr<at::Tensor> CheckpointReader::ReadSlice(const std::string& name,
+                                                       int64_t index) {
+  ASSIGN_OR_RETURN(const at::Tensor whole, Read(name));
+  return whole.select(0, index).clone();
 }
 
 absl::StatusOr<at::Tensor> CheckpointReader::ReadFloat(

@@ -91,6 +91,17 @@ class SafetensorsReader : public CheckpointReader {
     if (place == places_.end()) return TensorMissing(name);
     return ReadEntry(shards_[place->second.first], name, place->second.second);
   }
+  absl::StatusOr<at::Tensor> ReadSlice(const std::string& name,
+                                       int64_t index) override {
+    const auto place = places_.find(name);
+    if (place == places_.end()) return TensorMissing(name);
+    SafetensorsEntry slice = place->second.second;
+    const int64_t bytes = (slice.end - slice.begin) / slice.shape.front();
+    slice.begin += index * bytes;
+    slice.end = slice.begin + bytes;
+    slice.shape.erase(slice.shape.begin());
+    return ReadEntry(shards_[place->second.first], name, slice);
+  }
   const Json& config() const override { return config_; }
   const Json& metadata() const override { return metadata_; }
   const std::map<std::string, std::string>& companions() const override {
