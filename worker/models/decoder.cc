@@ -10,7 +10,9 @@
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "spdlog/spdlog.h"
+#include "worker/models/block_plan.h"
 #include "worker/models/decoder_block.h"
+#include "worker/models/decoder_folds.h"
 #include "worker/models/weights.h"
 
 namespace quantd::models {
@@ -35,6 +37,10 @@ class Decoder : public Model {
   int64_t vocabulary_size() const override { return shape_.vocab; }
   int64_t context_length() const override { return shape_.context; }
   std::vector<LinearShape> BlockLinears(int64_t block) const override;
+  std::vector<std::string> RouterLinears(int64_t block) const override {
+    return PlanRouters(shape_, block);
+  }
+  int64_t widest_input() const override { return WidestInput(shape_); }
   LinearShape HeadShape() const override {
     return {kHead, shape_.vocab, shape_.hidden};
   }
@@ -46,6 +52,12 @@ class Decoder : public Model {
   absl::StatusOr<at::Tensor> FinalNorm(const at::Tensor& hidden) override;
   absl::StatusOr<std::unique_ptr<Linear>> LoadHead() override;
   int64_t stored_bytes() const override;
+  BlockFolds Folds(int64_t block) const override {
+    return PlanFolds(shape_, block);
+  }
+  absl::StatusOr<RotationPlan> Rotation() const override {
+    return PlanRotation(shape_, tied_);
+  }
 
  private:
   absl::Status FindHead();
@@ -73,7 +85,7 @@ absl::Status Decoder::Check() {
   RETURN_IF_ERROR(
       CheckWeightShape(source_.reader, kFinalNorm, {shape_.hidden}));
   for (int64_t i = 0; i < shape_.layers; ++i) {
-    for (const auto& [name, shape] : PlanBlockNorms(shape_, i)) {
+    for (const auto& [name, shape] : PlanBlockTensors(shape_, i)) {
       RETURN_IF_ERROR(CheckWeightShape(source_.reader, name, shape));
     }
   }
@@ -180,7 +192,7 @@ int64_t Decoder::stored_bytes() const {
   add(kFinalNorm);
   if (!tied_) add(kHeadWeight);
   for (int64_t i = 0; i < shape_.layers; ++i) {
-    for (const auto& [name, shape] : PlanBlockNorms(shape_, i)) add(name);
+    for (const auto& [name, shape] : PlanBlockTensors(shape_, i)) add(name);
     for (const auto& stage : PlanBlock(shape_, i)) {
       for (const LinearPlan& plan : stage) {
         add(plan.name + ".weight");

@@ -10,16 +10,12 @@
 #include "proto/base/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "worker/models/attention.h"
+#include "worker/models/block_plan.h"
+#include "worker/models/sparse_layer.h"
 #include "worker/models/weights.h"
 
 namespace quantd::models {
 namespace {
-
-enum StageIndex { kQkv, kOutput, kGateUp, kDown };
-
-std::string BlockPrefix(int64_t index) {
-  return absl::StrCat("model.layers.", index, ".");
-}
 
 class DecoderBlock : public Block {
  public:
@@ -46,6 +42,8 @@ class DecoderBlock : public Block {
   void Begin(SequenceState* state) const override {
     state->input = Norm("input_layernorm", state->residual);
   }
+  std::vector<at::Tensor> Inputs(int64_t stage,
+                                 const SequenceState& state) const override;
   void Apply(int64_t stage, SequenceState* state) const override;
 
  private:
@@ -63,13 +61,22 @@ class DecoderBlock : public Block {
         ->Apply(x);
   }
   at::Tensor Norm(const std::string& name, const at::Tensor& x) const {
-    return RmsNorm(x, norms_.at(absl::StrCat(prefix_, name, ".weight")),
+    return RmsNorm(x, tensors_.at(absl::StrCat(prefix_, name, ".weight")),
                    shape_.norm_eps);
   }
-  // float32 [tokens, hidden] -> [tokens, heads, head_dim], normalised where the
-  // family does, and rotated.
+  // What the feed-forward layer reads.
+  at::Tensor FeedForwardInput(const at::Tensor& residual) const {
+    return Norm("post_attention_layernorm", residual);
+  }
+  // float32 [tokens, hidden] -> [tokens, heads, head_dim], normalised and
+  // clipped where the family does, and rotated.
   at::Tensor Heads(const at::Tensor& x, int64_t heads, const char* norm) const;
   at::Tensor Attend(const at::Tensor& input) const;
+  at::Tensor Clip(const at::Tensor& x) const {
+    return x.clamp(-shape_.q_k_v_clip, shape_.q_k_v_clip);
+  }
+  at::Tensor GateUp(const at::Tensor& input) const;
+  at::Tensor Down(const SequenceState& state, const at::Tensor& input) const;
 
   const Shape shape_;
   const std::string prefix_;
@@ -77,13 +84,22 @@ class DecoderBlock : public Block {
   const RopeTable rope_;
   std::vector<Stage> stages_;
   std::map<std::string, std::unique_ptr<Linear>> linears_;
-  std::map<std::string, at::Tensor> norms_;
+  std::map<std::string, at::Tensor> tensors_;
+  // Null where the layer is dense.
+  std::unique_ptr<SparseLayer> sparse_;
 };
 
 absl::Status DecoderBlock::Load(int64_t index, const BlockSource& source) {
-  for (const auto& [name, shape] : PlanBlockNorms(shape_, index)) {
-    ASSIGN_OR_RETURN(norms_[name],
+  for (const auto& [name, shape] : PlanBlockTensors(shape_, index)) {
+    ASSIGN_OR_RETURN(tensors_[name],
                      ReadWeight(source.reader, name, shape, source.device));
+  }
+  if (IsSparse(shape_, index)) {
+    sparse_ = std::make_unique<SparseLayer>(
+        shape_, tensors_[RouterName(shape_, index)],
+        shape_.mixture.shared_intermediate > 0
+            ? tensors_[SharedGateName(shape_, index)]
+            : at::Tensor());
   }
   for (const auto& plans : PlanBlock(shape_, index)) {
     Stage stage;
@@ -92,6 +108,7 @@ absl::Status DecoderBlock::Load(int64_t index, const BlockSource& source) {
                        source.loader.Load(plan.name, plan.out_features,
                                           plan.in_features, plan.bias));
       stage.linears.push_back(plan.name);
+      stage.input_of.push_back(plan.input);
     }
     stages_.push_back(std::move(stage));
   }
@@ -101,8 +118,11 @@ absl::Status DecoderBlock::Load(int64_t index, const BlockSource& source) {
 at::Tensor DecoderBlock::Heads(const at::Tensor& x, int64_t heads,
                                const char* norm) const {
   const int64_t tokens = x.size(0);
-  at::Tensor split = x.view({tokens, heads, shape_.head_dim});
-  if (shape_.q_k_norm) split = Norm(norm, split);
+  at::Tensor flat = x;
+  if (shape_.q_k_norm == HeadNorm::kAllHeads) flat = Norm(norm, flat);
+  if (shape_.q_k_v_clip > 0) flat = Clip(flat);
+  at::Tensor split = flat.view({tokens, heads, shape_.head_dim});
+  if (shape_.q_k_norm == HeadNorm::kEachHead) split = Norm(norm, split);
   return Rotate(split, rope_.For(tokens));
 }
 
@@ -111,10 +131,41 @@ at::Tensor DecoderBlock::Attend(const at::Tensor& input) const {
       Heads(Run(kQkv, 0, input), shape_.heads, "self_attn.q_norm");
   const at::Tensor k =
       Heads(Run(kQkv, 1, input), shape_.kv_heads, "self_attn.k_norm");
-  const at::Tensor v =
-      Run(kQkv, 2, input)
-          .view({input.size(0), shape_.kv_heads, shape_.head_dim});
-  return CausalAttention(q, k, v, attention_);
+  at::Tensor v = Run(kQkv, 2, input);
+  if (shape_.q_k_v_clip > 0) v = Clip(v);
+  return CausalAttention(
+      q, k, v.view({input.size(0), shape_.kv_heads, shape_.head_dim}),
+      attention_);
+}
+
+at::Tensor DecoderBlock::GateUp(const at::Tensor& input) const {
+  if (sparse_ == nullptr) {
+    return shape_.activation(Run(kGateUp, 0, input))
+        .mul_(Run(kGateUp, 1, input));
+  }
+  return sparse_->GateUp(input, [this](size_t place, const at::Tensor& rows) {
+    return Run(kGateUp, place, rows);
+  });
+}
+
+at::Tensor DecoderBlock::Down(const SequenceState& state,
+                              const at::Tensor& input) const {
+  if (sparse_ == nullptr) return Run(kDown, 0, input);
+  return sparse_->Down(FeedForwardInput(state.residual), input,
+                       [this](size_t place, const at::Tensor& rows) {
+                         return Run(kDown, place, rows);
+                       });
+}
+
+std::vector<at::Tensor> DecoderBlock::Inputs(int64_t stage,
+                                             const SequenceState& state) const {
+  if (sparse_ != nullptr && stage == kGateUp) {
+    return sparse_->GateUpInputs(state.input);
+  }
+  if (sparse_ != nullptr && stage == kDown) {
+    return sparse_->DownInputs(FeedForwardInput(state.residual), state.input);
+  }
+  return {state.input};
 }
 
 void DecoderBlock::Apply(int64_t stage, SequenceState* state) const {
@@ -126,14 +177,13 @@ void DecoderBlock::Apply(int64_t stage, SequenceState* state) const {
       break;
     case kOutput:
       state->residual = state->residual.add(Run(kOutput, 0, input));
-      state->input = Norm("post_attention_layernorm", state->residual);
+      state->input = FeedForwardInput(state->residual);
       break;
     case kGateUp:
-      state->input = shape_.activation(Run(kGateUp, 0, input))
-                         .mul_(Run(kGateUp, 1, input));
+      state->input = GateUp(input);
       break;
     case kDown:
-      state->residual = state->residual.add(Run(kDown, 0, input));
+      state->residual = state->residual.add(Down(*state, input));
       break;
     default:
       spdlog::critical("block {} has no stage {}", prefix_, stage);
@@ -142,35 +192,6 @@ void DecoderBlock::Apply(int64_t stage, SequenceState* state) const {
 }
 
 }  // namespace
-
-std::vector<std::vector<LinearPlan>> PlanBlock(const Shape& shape,
-                                               int64_t index) {
-  const std::string attention = BlockPrefix(index) + "self_attn.";
-  const std::string mlp = BlockPrefix(index) + "mlp.";
-  const int64_t hidden = shape.hidden;
-  const int64_t q = shape.heads * shape.head_dim;
-  const int64_t kv = shape.kv_heads * shape.head_dim;
-  return {{{attention + "q_proj", q, hidden, shape.q_k_v_bias},
-           {attention + "k_proj", kv, hidden, shape.q_k_v_bias},
-           {attention + "v_proj", kv, hidden, shape.q_k_v_bias}},
-          {{attention + "o_proj", hidden, q, shape.o_bias}},
-          {{mlp + "gate_proj", shape.intermediate, hidden, shape.mlp_bias},
-           {mlp + "up_proj", shape.intermediate, hidden, shape.mlp_bias}},
-          {{mlp + "down_proj", hidden, shape.intermediate, shape.mlp_bias}}};
-}
-
-std::map<std::string, std::vector<int64_t>> PlanBlockNorms(const Shape& shape,
-                                                           int64_t index) {
-  const std::string prefix = BlockPrefix(index);
-  std::map<std::string, std::vector<int64_t>> norms = {
-      {prefix + "input_layernorm.weight", {shape.hidden}},
-      {prefix + "post_attention_layernorm.weight", {shape.hidden}}};
-  if (shape.q_k_norm) {
-    norms[prefix + "self_attn.q_norm.weight"] = {shape.head_dim};
-    norms[prefix + "self_attn.k_norm.weight"] = {shape.head_dim};
-  }
-  return norms;
-}
 
 absl::StatusOr<std::unique_ptr<Block>> LoadDecoderBlock(
     const Shape& shape, int64_t index, int64_t sequence_length,

@@ -9,7 +9,11 @@ namespace quantd::models {
 
 FamilyTraits Llama();
 FamilyTraits Mistral();
+FamilyTraits Mixtral();
+FamilyTraits Olmoe();
 FamilyTraits Qwen2();
+FamilyTraits Qwen2Moe();
 FamilyTraits Qwen3();
+FamilyTraits Qwen3Moe();
 
 }  // namespace quantd::models

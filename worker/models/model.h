@@ -2,11 +2,12 @@
 // The seam of model families: config to blocks, names, shapes and the forward
 // pass. Knows nothing of quantization beyond replacing a linear by another.
 //
-// A decoder block runs as an ordered list of stages. All linears of a stage
-// read the same input; applying the stage takes that input to the next stage's
-// input. So one pass over the tokens can gather statistics of a stage's input,
-// replace its linears, and go on with the replaced ones: "true sequential"
-// order at the price of a single forward.
+// A decoder block runs as an ordered list of stages. The linears of a stage
+// read its input, each expert's only the rows that were routed to it; applying
+// the stage takes that input to the next stage's input. So one pass over the
+// tokens can gather statistics of a stage's input, replace its linears, and go
+// on with the replaced ones: "true sequential" order at the price of a single
+// forward.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "quantd/v1/catalog.pb.h"
 #include "worker/checkpoints/reader.h"
+#include "worker/models/folds.h"
 #include "worker/models/linear.h"
 
 namespace quantd::models {
@@ -29,15 +31,19 @@ namespace quantd::models {
 struct SequenceState {
   // [tokens, hidden]: the residual stream.
   at::Tensor residual;
-  // [tokens, in_features of the stage]: what the current stage reads;
-  // undefined after the last stage.
+  // [tokens, values per token]: what the current stage reads, contiguous;
+  // undefined after the last stage. Where linears read different rows of it,
+  // its layout is the block's own; Block::Inputs has the rows of each.
   at::Tensor input;
 };
 
-// The linears that read one input.
+// The linears between which nothing has to be applied.
 struct Stage {
   // Full module names, for example "model.layers.0.self_attn.q_proj".
   std::vector<std::string> linears;
+  // Which of Block::Inputs each of them reads, counted from 0 without gaps;
+  // linears of one input follow one another.
+  std::vector<int64_t> input_of;
 };
 
 // A decoder block with its weights in memory. Used by one thread at a time.
@@ -50,6 +56,10 @@ class Block {
                        std::unique_ptr<Linear> linear) = 0;
   // Makes state->input the input of stage 0 from state->residual.
   virtual void Begin(SequenceState* state) const = 0;
+  // What the linears of `stage`, before which `state` stands, read: one float32
+  // [rows, in_features] per input. No row is possible where tokens are routed.
+  virtual std::vector<at::Tensor> Inputs(int64_t stage,
+                                         const SequenceState& state) const = 0;
   // Applies the linears of `stage` and whatever follows up to the next stage's
   // input, or, after the last stage, up to the block's output in residual.
   virtual void Apply(int64_t stage, SequenceState* state) const = 0;
@@ -78,6 +88,11 @@ class Model {
   virtual int64_t context_length() const = 0;
   // Quantizable linears of a block in forward order; no weights are read.
   virtual std::vector<LinearShape> BlockLinears(int64_t block) const = 0;
+  // Linears of a block that stay in floating point whatever a recipe says; a
+  // pattern may name them all the same.
+  virtual std::vector<std::string> RouterLinears(int64_t block) const = 0;
+  // The most values per token that SequenceState::input has anywhere.
+  virtual int64_t widest_input() const = 0;
   // The head; its name is "lm_head". `tied`: it is the embedding matrix.
   virtual LinearShape HeadShape() const = 0;
   virtual bool head_is_tied() const = 0;
@@ -93,6 +108,12 @@ class Model {
   virtual absl::StatusOr<std::unique_ptr<Linear>> LoadHead() = 0;
   // Bytes of float weights the model has, in the dtype they are stored in.
   virtual int64_t stored_bytes() const = 0;
+
+  // Where scales can move within a block; nowhere, unless the family says so.
+  virtual BlockFolds Folds(int64_t /*block*/) const { return {}; }
+  // How a rotation moves through the model. INVALID_ARGUMENT,
+  // ROTATION_UNSUPPORTED, with the reason, where it would change the function.
+  virtual absl::StatusOr<RotationPlan> Rotation() const;
 };
 
 // A family: which configs it takes and how it makes a model of one.

@@ -12,7 +12,7 @@ FamilyTraits Qwen3() {
                        .kv_heads = 32,
                        .head_dim = 128,
                        .context = 32768,
-                       .q_k_norm = true},
+                       .q_k_norm = HeadNorm::kEachHead},
           .read = [](ConfigReader* config, Shape* shape) {
             const bool attention = config->Bool("attention_bias", false);
             shape->q_k_v_bias = attention;

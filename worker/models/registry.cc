@@ -28,9 +28,10 @@ FamilyEntry MakeEntry(const FamilyTraits& family) {
 }  // namespace
 
 const std::vector<FamilyEntry>& Registry() {
-  static const auto& registry =
-      *new std::vector<FamilyEntry>{MakeEntry(Llama()), MakeEntry(Mistral()),
-                                    MakeEntry(Qwen2()), MakeEntry(Qwen3())};
+  static const auto& registry = *new std::vector<FamilyEntry>{
+      MakeEntry(Llama()), MakeEntry(Mistral()), MakeEntry(Mixtral()),
+      MakeEntry(Olmoe()), MakeEntry(Qwen2()),   MakeEntry(Qwen2Moe()),
+      MakeEntry(Qwen3()), MakeEntry(Qwen3Moe())};
   return registry;
 }
 

@@ -122,22 +122,29 @@ absl::StatusOr<Shape> ReadShape(const nlohmann::json& json,
   return shape;
 }
 
-void ReadLateWindows(ConfigReader* config, Shape* shape) {
+void ReadWindows(ConfigReader* config, Shape* shape, Slides slides) {
   if (!config->Bool("use_sliding_window", false)) return;
   const int64_t window = config->IsNull("sliding_window")
                              ? 0
                              : config->Int("sliding_window", 4096, {1, 1e9});
-  const int64_t first = config->Int("max_window_layers", 28, {0, 1e6});
+  const int64_t limit = config->Int("max_window_layers", 28, {0, 1e6});
   const nlohmann::json& types = config->Array("layer_types");
   if (!types.is_null() && types.size() != shape->windows.size()) {
     config->Problem("\"layer_types\" must name every layer");
     return;
   }
   for (size_t i = 0; i < shape->windows.size(); ++i) {
-    const bool slides = types.is_null() ? static_cast<int64_t>(i) >= first
-                                        : types[i] == "sliding_attention";
-    if (slides) shape->windows[i] = window;
+    const bool windowed = types.is_null()
+                              ? slides(static_cast<int64_t>(i), limit)
+                              : types[i] == "sliding_attention";
+    if (windowed) shape->windows[i] = window;
   }
+}
+
+void ReadLateWindows(ConfigReader* config, Shape* shape) {
+  ReadWindows(config, shape, [](int64_t layer, int64_t max_window_layers) {
+    return layer >= max_window_layers;
+  });
 }
 
 }  // namespace quantd::models

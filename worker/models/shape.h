@@ -10,11 +10,15 @@
 
 #include "absl/status/statusor.h"
 #include "worker/models/config.h"
+#include "worker/models/mixture.h"
 #include "worker/models/rope.h"
 
 namespace quantd::models {
 
 using Activation = at::Tensor (*)(const at::Tensor&);
+
+// What the RMS norm of queries and keys, before the rope, runs over.
+enum class HeadNorm { kNone, kEachHead, kAllHeads };
 
 // Constant once it is read.
 struct Shape {
@@ -33,13 +37,16 @@ struct Shape {
   bool q_k_v_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
-  // RMS norm over each head of queries and keys, before the rope.
-  bool q_k_norm = false;
+  HeadNorm q_k_norm = HeadNorm::kNone;
+  // Queries, keys and values are cut to [-clip, clip] before the rope, after
+  // their norms; 0: they are not.
+  double q_k_v_clip = 0;
   // The head uses the embedding matrix where it has no tensor of its own.
   bool tied = false;
   Rope rope = {};
   // Per layer: how many keys a query sees, itself included; 0 is all.
   std::vector<int64_t> windows = {};
+  Mixture mixture = {};
 };
 
 // What a family file says about its models.
@@ -57,8 +64,11 @@ struct FamilyTraits {
 absl::StatusOr<Shape> ReadShape(const nlohmann::json& config,
                                 const FamilyTraits& family);
 
-// The window rule of the qwen families: layers from max_window_layers on slide,
-// where sliding is on; layer_types overrides it.
+// The windows of the qwen families where sliding is on: of the layers that
+// `slides` says, unless layer_types says otherwise.
+using Slides = bool (*)(int64_t layer, int64_t max_window_layers);
+void ReadWindows(ConfigReader* config, Shape* shape, Slides slides);
+// Layers from max_window_layers on slide.
 void ReadLateWindows(ConfigReader* config, Shape* shape);
 
 }  // namespace quantd::models

@@ -30,6 +30,10 @@ class PassBlock : public models::Block {
   void Begin(models::SequenceState* state) const override {
     state->input = state->residual;
   }
+  std::vector<at::Tensor> Inputs(
+      int64_t, const models::SequenceState& state) const override {
+    return {state.input};
+  }
   void Apply(int64_t, models::SequenceState*) const override {}
 
  private:
@@ -57,6 +61,8 @@ class BigramModel : public models::Model {
   std::vector<models::LinearShape> BlockLinears(int64_t) const override {
     return {};
   }
+  std::vector<std::string> RouterLinears(int64_t) const override { return {}; }
+  int64_t widest_input() const override { return kTokens; }
   models::LinearShape HeadShape() const override {
     return {"lm_head", kTokens, kTokens};
   }
