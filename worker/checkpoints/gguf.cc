@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // GGUF files as Hugging Face checkpoints: names, row order and config are
-// translated, block-quantized tensors come back as float32.
+// translated, block-quantized tensors come back as float16.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -35,32 +37,53 @@ at::ScalarType StoredType(const GgufTensor& tensor) {
   return at::kFloat;
 }
 
+bool IsBlockQuantized(const GgufTensor& tensor) {
+  return tensor.type->block_values > 1;
+}
+
+// The values of a block-quantized tensor rounded to `to`'s type, a few MiB at a
+// time: float32 values of a large matrix are never in memory as a whole.
 absl::Status Dequantize(const InputFile& file, const GgufTensor& tensor,
-                        float* values) {
+                        const at::Tensor& to) {
   const GgufType& type = *tensor.type;
   const int64_t num_blocks = tensor.size_bytes / type.block_bytes;
-  const int64_t step = std::max<int64_t>(1, kReadBytes / type.block_bytes);
-  std::vector<uint8_t> bytes(
-      static_cast<size_t>(std::min(step, num_blocks) * type.block_bytes));
+  const int64_t step =
+      std::min(num_blocks, std::max<int64_t>(1, kReadBytes / type.block_bytes));
+  std::vector<uint8_t> bytes(static_cast<size_t>(step * type.block_bytes));
+  std::vector<float> values(static_cast<size_t>(step * type.block_values));
+  const at::Tensor flat = to.view({-1});
   for (int64_t first = 0; first < num_blocks; first += step) {
     const int64_t count = std::min(step, num_blocks - first);
     RETURN_IF_ERROR(file.ReadAt(tensor.offset + first * type.block_bytes,
                                 count * type.block_bytes, bytes.data()));
-    type.dequantize(bytes.data(), count, values + first * type.block_values);
+    type.dequantize(bytes.data(), count, values.data());
+    const int64_t length = count * type.block_values;
+    flat.narrow(0, first * type.block_values, length)
+        .copy_(at::from_blob(values.data(), {length}, at::kFloat));
   }
   return absl::OkStatus();
 }
 
+// Scales of blocks are float16, and so is what they stand for, to 11 bits: an
+// exported checkpoint keeps such a tensor in two bytes a value. Rounding here
+// and not there lets everybody see the same weights. A value beyond float16
+// (65504) keeps its tensor in float32.
+absl::StatusOr<at::Tensor> ReadBlocks(const InputFile& file,
+                                      const GgufTensor& tensor) {
+  at::Tensor result = at::empty(tensor.shape, at::kHalf);
+  RETURN_IF_ERROR(Dequantize(file, tensor, result));
+  if (at::isfinite(result).all().item<bool>()) return result;
+  result = at::empty(tensor.shape, at::kFloat);
+  RETURN_IF_ERROR(Dequantize(file, tensor, result));
+  return result;
+}
+
 absl::StatusOr<at::Tensor> ReadTensor(const InputFile& file,
                                       const GgufTensor& tensor) {
-  const at::ScalarType type = StoredType(tensor);
-  at::Tensor result = at::empty(tensor.shape, type);
-  if (type == at::kFloat) {
-    RETURN_IF_ERROR(Dequantize(file, tensor, result.mutable_data_ptr<float>()));
-  } else {
-    RETURN_IF_ERROR(file.ReadAt(tensor.offset, tensor.size_bytes,
-                                result.mutable_data_ptr()));
-  }
+  if (IsBlockQuantized(tensor)) return ReadBlocks(file, tensor);
+  at::Tensor result = at::empty(tensor.shape, StoredType(tensor));
+  RETURN_IF_ERROR(
+      file.ReadAt(tensor.offset, tensor.size_bytes, result.mutable_data_ptr()));
   return result;
 }
 

@@ -123,6 +123,40 @@ TEST(GgufReaderTest, TranslatesNamesRowsAndConfig) {
   EXPECT_EQ((*reader)->Digest()->size(), 64u);
 }
 
+TEST(GgufReaderTest, BlocksAreReadAsFloat16AndWideOnesAsFloat32) {
+  // Q8_0: a float16 scale, then 32 signed bytes.
+  const auto block = [](uint16_t scale, int8_t first, int8_t second) {
+    return Raw(scale) + Raw(first) + Raw(second) + std::string(30, '\0');
+  };
+  constexpr uint16_t kOneAndALittle = 0x3c01;  // 1 + 2^-10
+  constexpr uint16_t kLargestHalf = 0x7bff;    // 65504
+  const support::TemporaryDirectory folder;
+  const auto reader = OpenBytes(
+      folder,
+      LlamaMetadata()
+          .Tensor("plain", {32, 2}, 8,
+                  block(kOneAndALittle, 127, 3) + block(kLargestHalf, 1, -1))
+          .Tensor("wide", {32, 1}, 8, block(kLargestHalf, 2, 1))
+          .Tensor("full", {1}, 0, Floats({1.0f / 3}))
+          .Build());
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const auto plain = (*reader)->Read("plain");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->scalar_type(), at::kHalf);
+  // 127.1240234375 between multiples of 2^-4; 3.0029296875 is halfway between
+  // multiples of 2^-9, the even one of which is above.
+  EXPECT_EQ((*plain)[0][0].item<float>(), 127.125f);
+  EXPECT_EQ((*plain)[0][1].item<float>(), 3.00390625f);
+  EXPECT_EQ((*plain)[1][0].item<float>(), 65504.0f);
+  EXPECT_EQ((*plain)[1][1].item<float>(), -65504.0f);
+  const auto wide = (*reader)->Read("wide");
+  ASSERT_TRUE(wide.ok()) << wide.status();
+  EXPECT_EQ(wide->scalar_type(), at::kFloat);
+  EXPECT_EQ((*wide)[0][0].item<float>(), 131008.0f);
+  EXPECT_EQ((*reader)->Read("full")->item<float>(), 1.0f / 3);
+  EXPECT_EQ((*(*reader)->ReadFloat("plain"))[0][0].item<float>(), 127.125f);
+}
+
 TEST(GgufReaderTest, ReadsVersionTwoAndFilesWithoutPaddingAtTheEnd) {
   const auto builder =
       LlamaMetadata().Tensor("output_norm.weight", {3}, 0, Floats({1, 2, 3}));

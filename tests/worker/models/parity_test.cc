@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Against logits of the reference implementation (fixtures/models, gguf).
+#include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/stack.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +12,9 @@
 #include "proto/base/atomic_file.h"
 #include "tests/support/test_data.h"
 #include "tests/worker/models/model_run.h"
+#include "worker/checkpoints/gguf_header.h"
+#include "worker/checkpoints/gguf_names.h"
+#include "worker/checkpoints/input_file.h"
 #include "worker/checkpoints/safetensors_writer.h"
 
 namespace quantd::models {
@@ -73,6 +78,30 @@ void ExpectParity(const std::string& path,
   }
 }
 
+using Sizes = std::map<std::string, std::pair<int64_t, int64_t>>;
+
+// A linear of golden.json, or all experts' of a fused tensor.
+void AddExpected(const nlohmann::json& linear, Sizes* expected) {
+  const std::string name = linear["name"];
+  if (name == "lm_head") return;
+  if (!linear.value("fused", false)) {
+    (*expected)[name] = {linear["out_features"], linear["in_features"]};
+    return;
+  }
+  const std::vector<int64_t> shape = linear["shape"];
+  const std::string layer = name.substr(0, name.rfind('.'));
+  const bool gate_up = name.substr(layer.size()) == ".gate_up_proj";
+  for (int64_t e = 0; e < shape[0]; ++e) {
+    const std::string expert = absl::StrCat(layer, ".", e, ".");
+    if (gate_up) {
+      (*expected)[expert + "gate_proj"] = {shape[1] / 2, shape[2]};
+      (*expected)[expert + "up_proj"] = {shape[1] / 2, shape[2]};
+    } else {
+      (*expected)[expert + "down_proj"] = {shape[1], shape[2]};
+    }
+  }
+}
+
 class ParityTest : public ::testing::TestWithParam<const char*> {
  protected:
   std::string Fixture() {
@@ -116,15 +145,14 @@ TEST_P(ParityTest, LinearsAreThoseOfTheReferenceInOrder) {
       linears.push_back(linear);
     }
   }
-  std::map<std::string, std::pair<int64_t, int64_t>> found;
+  Sizes found;
   for (const LinearShape& linear : linears) {
     found[linear.name] = {linear.out_features, linear.in_features};
   }
-  std::map<std::string, std::pair<int64_t, int64_t>> expected;
-  for (const auto& linear : golden["quantizable_linears"]) {
-    const std::string name = linear["name"];
-    if (name == "lm_head") continue;
-    expected[name] = {linear["out_features"], linear["in_features"]};
+  Sizes expected;
+  for (const char* kind : {"quantizable_linears", "quantizable_experts"}) {
+    if (!golden.contains(kind)) continue;
+    for (const auto& linear : golden[kind]) AddExpected(linear, &expected);
   }
   EXPECT_EQ(found, expected);
   EXPECT_EQ(found.size(), linears.size());
@@ -133,7 +161,8 @@ TEST_P(ParityTest, LinearsAreThoseOfTheReferenceInOrder) {
 INSTANTIATE_TEST_SUITE_P(Fixtures, ParityTest,
                          ::testing::Values("llama", "llama_tied", "llama3_rope",
                                            "llama_yarn", "llama_dynamic",
-                                           "mistral", "qwen2", "qwen3"),
+                                           "mistral", "mixtral", "olmoe",
+                                           "qwen2", "qwen3", "qwen3_moe"),
                          [](const auto& test) {
                            return std::string(test.param);
                          });
@@ -179,23 +208,121 @@ TEST(DynamicRopeTest, OneBlockServesSequencesOfDifferentLengths) {
             1e-3);
 }
 
+// A GGUF file with the values of its blocks as they are, in float32: what the
+// fixtures' logits were computed from. The reader itself rounds them to
+// float16.
+class ExactGguf : public checkpoints::CheckpointReader {
+ public:
+  ExactGguf(const std::string& path,
+            std::unique_ptr<checkpoints::CheckpointReader> rounded)
+      : file_(checkpoints::InputFile::Open(path).value()),
+        header_(checkpoints::ReadGgufHeader(*file_).value()),
+        rounded_(std::move(rounded)) {}
+
+  absl::StatusOr<at::Tensor> Read(const std::string& name) override {
+    for (const checkpoints::GgufTensor& tensor : header_.tensors) {
+      if (checkpoints::HuggingFaceName(tensor.name) == name) {
+        return Exact(tensor);
+      }
+    }
+    return rounded_->Read(name);
+  }
+  const std::map<std::string, checkpoints::TensorInfo>& tensors()
+      const override {
+    return rounded_->tensors();
+  }
+  const nlohmann::json& config() const override { return rounded_->config(); }
+  const nlohmann::json& metadata() const override {
+    return rounded_->metadata();
+  }
+  const std::map<std::string, std::string>& companions() const override {
+    return rounded_->companions();
+  }
+  absl::StatusOr<std::string> Digest() override { return rounded_->Digest(); }
+
+ private:
+  at::Tensor Exact(const checkpoints::GgufTensor& tensor) const {
+    std::vector<uint8_t> bytes(static_cast<size_t>(tensor.size_bytes));
+    EXPECT_TRUE(
+        file_->ReadAt(tensor.offset, tensor.size_bytes, bytes.data()).ok());
+    at::Tensor values = at::empty(tensor.shape, at::kFloat);
+    tensor.type->dequantize(bytes.data(),
+                            tensor.size_bytes / tensor.type->block_bytes,
+                            values.data_ptr<float>());
+    const int64_t heads = checkpoints::InterleavedHeads(
+        config(), config()["model_type"].get<std::string>(), tensor.name);
+    if (heads == 0) return values;
+    // Row j D/2 + i of a head of D rows lies at 2 i + j.
+    std::vector<at::Tensor> rows;
+    const int64_t head_dim = tensor.shape[0] / heads;
+    for (int64_t row = 0; row < tensor.shape[0]; ++row) {
+      const int64_t within = row % head_dim;
+      const int64_t half = head_dim / 2;
+      rows.push_back(
+          values[row - within + 2 * (within % half) + within / half]);
+    }
+    return at::stack(rows);
+  }
+
+  const std::unique_ptr<checkpoints::InputFile> file_;
+  const checkpoints::GgufHeader header_;
+  const std::unique_ptr<checkpoints::CheckpointReader> rounded_;
+};
+
+struct GgufFixture {
+  std::string path;
+  at::Tensor ids;
+  at::Tensor logits;
+};
+
+GgufFixture ReadGgufFixture(const std::string& name) {
+  const std::string base =
+      support::TestData(absl::StrCat("fixtures/gguf/", name));
+  const auto golden =
+      checkpoints::ReadSafetensors(base + ".logits.safetensors");
+  EXPECT_TRUE(golden.ok()) << golden.status();
+  const at::Tensor ids = golden->at("input_ids").view({-1});
+  return {base + ".gguf", ids, golden->at("logits").view({ids.size(0), -1})};
+}
+
 class GgufParityTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GgufParityTest, LogitsAreThoseOfTheReference) {
   SKIP_WITHOUT_TEST_DATA();
-  const std::string base =
-      support::TestData(absl::StrCat("fixtures/gguf/", GetParam()));
-  const auto golden =
-      checkpoints::ReadSafetensors(base + ".logits.safetensors");
-  ASSERT_TRUE(golden.ok()) << golden.status();
-  const auto opened = Open(base + ".gguf");
-  ASSERT_TRUE(opened.ok()) << opened.status();
-  const at::Tensor ids = golden->at("input_ids").view({-1});
-  const auto run = RunModel(*opened->model, ids);
+  const GgufFixture fixture = ReadGgufFixture(GetParam());
+  auto rounded = checkpoints::OpenCheckpoint(fixture.path);
+  ASSERT_TRUE(rounded.ok()) << rounded.status();
+  ExactGguf reader(fixture.path, *std::move(rounded));
+  const auto loader = MakeDenseLoader(reader);
+  const auto model = MakeModel(reader, *loader);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto run = RunModel(**model, fixture.ids);
   ASSERT_TRUE(run.ok()) << run.status();
-  const at::Tensor logits = golden->at("logits").view({ids.size(0), -1});
-  EXPECT_LT(MaxDifference(run->logits, logits), kTolerance);
-  EXPECT_TRUE(run->logits.argmax(-1).equal(logits.argmax(-1)));
+  EXPECT_LT(MaxDifference(run->logits, fixture.logits), kTolerance);
+  EXPECT_TRUE(run->logits.argmax(-1).equal(fixture.logits.argmax(-1)));
+}
+
+TEST_P(GgufParityTest, TheReaderRoundsBlocksToFloat16AndNothingElse) {
+  SKIP_WITHOUT_TEST_DATA();
+  const GgufFixture fixture = ReadGgufFixture(GetParam());
+  const auto opened = Open(fixture.path);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  ExactGguf exact(fixture.path,
+                  checkpoints::OpenCheckpoint(fixture.path).value());
+  for (const auto& [name, info] : opened->reader->tensors()) {
+    const auto read = opened->reader->Read(name);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->scalar_type(), info.dtype == "F32" ? at::kFloat : at::kHalf)
+        << name << " " << info.dtype;
+    EXPECT_TRUE(read->equal(exact.Read(name)->to(read->scalar_type()))) << name;
+  }
+  // Weights move by at most 2^-11 of themselves. Through a dozen matrices in a
+  // row that stays below a hundredth of the logits' standard deviation.
+  const auto run = RunModel(*opened->model, fixture.ids);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_LT(MaxDifference(run->logits, fixture.logits),
+            0.01 * fixture.logits.std().item<double>());
+  EXPECT_TRUE(run->logits.argmax(-1).equal(fixture.logits.argmax(-1)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, GgufParityTest,
