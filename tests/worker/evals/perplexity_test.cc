@@ -222,6 +222,16 @@ TEST_F(PerplexityTask, ReadyMadeIdsAreTakenAsTheyAre) {
   EXPECT_EQ(report->protocol().at("bos"), "none");
 }
 
+TEST_F(PerplexityTask, IdsOutsideOfTheVocabularyAreRefusedByRow) {
+  Text("{\"input_ids\": [0, 1, 2]}\n\n{\"input_ids\": [3, 4, 1]}\n");
+  Set("window", 3);
+  Set("windows", 1);
+  const absl::Status status = Run().status();
+  EXPECT_EQ(base::ErrorReason(status), "TOKEN_OUT_OF_RANGE") << status;
+  EXPECT_EQ(base::GetErrorMetadata(status)["row"], "3");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("input_ids[1] is 4"));
+}
+
 TEST_F(PerplexityTask, BosStandsWhereTheProtocolWantsIt) {
   adds_bos_ = true;
   // With BOS (3) before it: 3 0 1 | 2 3 0 are all likely.

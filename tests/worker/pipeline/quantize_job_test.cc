@@ -119,6 +119,28 @@ TEST(QuantizeJobTest, RoundingNeedsNoTextAndNoForward) {
   EXPECT_EQ(agent.start_.committed(0).blobs_size(), 0);
 }
 
+TEST(QuantizeJobTest, CalibrationIdsOutsideOfTheVocabularyAreRefusedByRow) {
+  const support::TemporaryDirectory folder;
+  const std::string ids = folder.File("ids.jsonl");
+  std::string rows;
+  for (int i = 0; i < 8; ++i) {
+    rows += "{\"input_ids\": [1";
+    for (int t = 0; t < 47; ++t) rows += ",2";
+    // The last row would not be drawn.
+    rows += i == 7 ? ",256]}\n" : "]}\n";
+  }
+  ASSERT_TRUE(base::WriteFileAtomically(ids, rows).ok());
+  v1::JobSpec spec = Job("gptq");
+  spec.mutable_quantize()->mutable_recipe()->mutable_calibration()->set_dataset(
+      ids);
+  LocalAgent agent(spec);
+  const absl::Status status = agent.Run().status();
+  EXPECT_EQ(base::ErrorReason(status), "TOKEN_OUT_OF_RANGE") << status;
+  EXPECT_EQ(base::GetErrorMetadata(status)["row"], "8");
+  EXPECT_THAT(std::string(status.message()),
+              testing::HasSubstr("input_ids[48] is 256"));
+}
+
 class ResumeTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(ResumeTest, FromEveryStepGivesTheSameBytes) {
