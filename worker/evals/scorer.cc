@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/evals/scorer.h"
 
-#include <ATen/ops/aminmax.h>
-#include <ATen/ops/argmax.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
+#include "worker/kernels/operators.h"
 
 namespace quantd::evals {
 namespace {
@@ -156,21 +156,13 @@ class Scorer {
   absl::Status ScoreLogits(const at::Tensor& logits, const int64_t* targets,
                            WindowScore* score) {
     const int64_t rows = logits.size(0);
-    at::Tensor target = at::empty({rows, 1}, at::TensorOptions(at::kLong));
+    at::Tensor target = at::empty({rows}, at::TensorOptions(at::kLong));
     std::copy_n(targets, rows, target.data_ptr<int64_t>());
-    target = target.to(logits.device());
-    const auto [low, high] = at::aminmax(logits, 1, /*keepdim=*/true);
-    const at::Tensor at_target = logits.gather(1, target);
-    // log-softmax = (x - max) - log(sum exp(x - max)): no overflow, and a sum
-    // of 10^5 terms keeps its digits in float64.
-    const at::Tensor log_sum =
-        logits.sub(high).exp().sum(1, true, at::kDouble).log();
-    const at::Tensor loss =
-        log_sum.sub(at_target.sub(high).to(at::kDouble)).cpu().contiguous();
-    const at::Tensor best = logits.argmax(1).cpu().contiguous();
-    // NaN passes through minimum and maximum, so these see every logit.
-    const at::Tensor finite = low.isfinite().logical_and(high.isfinite()).all();
-    if (!finite.item<bool>()) return NonFinite();
+    const kernels::TokenLosses result =
+        kernels::LossesOfTokens(logits, target.to(logits.device()));
+    const at::Tensor loss = result.losses.cpu();
+    const at::Tensor best = result.best.cpu();
+    if (!at::isfinite(loss).all().item<bool>()) return NonFinite();
     const double* losses = loss.data_ptr<double>();
     const int64_t* greedy = best.data_ptr<int64_t>();
     for (int64_t row = 0; row < rows; ++row) {

@@ -6,6 +6,7 @@
 
 #include <tuple>
 
+#include "worker/kernels/operators_any.h"
 #include "worker/kernels/operators_cpu.h"
 
 namespace quantd::kernels {
@@ -16,6 +17,10 @@ using ColumnsSchema = void(at::TensorList, const std::optional<at::Tensor>&,
 using RoundSchema = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor&, int64_t, int64_t, bool, int64_t);
 using GramSchema = void(const at::Tensor&, const at::Tensor&);
+using FactorSchema = bool(const at::Tensor&, const at::Tensor&);
+using LossesSchema = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&,
+                                                        const at::Tensor&);
+using EnergySchema = double(const at::Tensor&, const at::Tensor&);
 
 template <typename Schema>
 c10::TypedOperatorHandle<Schema> Find(const char* name) {
@@ -34,15 +39,26 @@ TORCH_LIBRARY(quantd, library) {
       "round_to_nearest(Tensor weight, int group_size, int max_code, "
       "bool symmetric, int scale_type) -> (Tensor, Tensor, Tensor)");
   library.def("gram_add(Tensor(a!) gram, Tensor input) -> ()");
+  library.def("feedback_factor(Tensor(a!) matrix, Tensor(b!) pivots) -> bool");
+  library.def("gram_energy(Tensor rows, Tensor gram) -> float");
+  library.def(
+      "token_losses(Tensor logits, Tensor targets) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(quantd, CPU, library) {
   library.impl("gptq_columns", GptqColumnsCpu);
   library.impl("round_to_nearest", RoundToNearestCpu);
+  library.impl("gram_add", GramAddCpu);
+  library.impl("feedback_factor", FeedbackFactorCpu);
+  library.impl("gram_energy", GramEnergyCpu);
+  library.impl("token_losses", TokenLossesCpu);
 }
 
 TORCH_LIBRARY_IMPL(quantd, CompositeExplicitAutograd, library) {
   library.impl("gram_add", GramAddAny);
+  library.impl("feedback_factor", FeedbackFactorAny);
+  library.impl("gram_energy", GramEnergyAny);
+  library.impl("token_losses", TokenLossesAny);
 }
 
 void GptqColumns(const ColumnLoop& loop, int64_t begin, int64_t end) {
@@ -92,6 +108,23 @@ RoundingOutput RoundToNearest(const at::Tensor& weight, int64_t group_size,
 void GramAdd(const at::Tensor& gram, const at::Tensor& input) {
   static const auto op = Find<GramSchema>("quantd::gram_add");
   op.call(gram, input);
+}
+
+bool FeedbackFactor(const at::Tensor& matrix, const at::Tensor& pivots) {
+  static const auto op = Find<FactorSchema>("quantd::feedback_factor");
+  return op.call(matrix, pivots);
+}
+
+double GramEnergy(const at::Tensor& rows, const at::Tensor& gram) {
+  static const auto op = Find<EnergySchema>("quantd::gram_energy");
+  return op.call(rows, gram);
+}
+
+TokenLosses LossesOfTokens(const at::Tensor& logits,
+                           const at::Tensor& targets) {
+  static const auto op = Find<LossesSchema>("quantd::token_losses");
+  auto [losses, best] = op.call(logits, targets);
+  return {losses, best};
 }
 
 }  // namespace quantd::kernels

@@ -79,4 +79,31 @@ RoundingOutput RoundToNearest(const at::Tensor& weight, int64_t group_size,
 // Operator: quantd::gram_add(Tensor(a!) gram, Tensor input) -> ()
 void GramAdd(const at::Tensor& gram, const at::Tensor& input);
 
+// With H = M diag(pivots) M^T, M unit upper triangular: replaces the upper
+// triangle of `matrix`, float32 [in, in] and contiguous, from that of H to that
+// of F = -M^-1, and writes `pivots`, float32 [in]. The strict lower triangle is
+// neither read nor changed. False where H is not positive definite in float32;
+// the upper triangle is then lost.
+// Operator: quantd::feedback_factor
+//   (Tensor(a!) matrix, Tensor(b!) pivots) -> bool
+bool FeedbackFactor(const at::Tensor& matrix, const at::Tensor& pivots);
+
+// tr(A G A^T) for `rows` A, float32 [out, in], and `gram` G, float32 [in, in]
+// and symmetric. Products in float32, their sum in float64.
+// Operator: quantd::gram_energy(Tensor rows, Tensor gram) -> float
+double GramEnergy(const at::Tensor& rows, const at::Tensor& gram);
+
+struct TokenLosses {
+  // float64 [rows]: -log softmax of the target; NaN where a logit of the row is
+  // not finite.
+  at::Tensor losses;
+  // int64 [rows]: the largest logit, the first of equal ones.
+  at::Tensor best;
+};
+// `logits` float32 [rows, vocabulary], contiguous; `targets` int64 [rows]. exp
+// in float32, its sum in float64.
+// Operator: quantd::token_losses(Tensor logits, Tensor targets)
+//   -> (Tensor, Tensor)
+TokenLosses LossesOfTokens(const at::Tensor& logits, const at::Tensor& targets);
+
 }  // namespace quantd::kernels

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the operators do on the CPU, and on any device that brings no kernel.
+// What the operators do on the CPU.
 #include "worker/kernels/operators_cpu.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
 #include "worker/kernels/columns_cpu.h"
+#include "worker/kernels/factor_cpu.h"
 #include "worker/kernels/operators.h"
+#include "worker/kernels/product.h"
+#include "worker/kernels/token_losses_cpu.h"
 
 namespace quantd::kernels {
 namespace {
@@ -58,26 +62,24 @@ ColumnPanel MakePanel(const ColumnRange& range, int64_t row) {
   return panel;
 }
 
-// Upper triangle of gram[begin:end, begin:end]: the square above the diagonal
-// as one product, then both halves. At the leaves the whole block is computed,
-// 128 columns of C, which wastes a share of 128 / C.
-void AddTriangle(const at::Tensor& gram, const at::Tensor& input, int64_t begin,
-                 int64_t end) {
-  constexpr int64_t kLeaf = 128;
-  const int64_t n = end - begin;
-  if (n <= kLeaf) {
-    const at::Tensor x = input.narrow(1, begin, n);
-    gram.narrow(0, begin, n).narrow(1, begin, n).addmm_(x.t(), x);
-    return;
+// A row-major matrix as the right side of a product, its columns the lines.
+Operand Columns(const float* data, int64_t stride) {
+  Operand operand;
+  operand.data = data;
+  operand.line_stride = 1;
+  operand.depth_stride = stride;
+  return operand;
+}
+
+// a G a^T for one row, from a times the upper triangle of G.
+double RowEnergy(const float* row, const float* image, const float* diagonal,
+                 int64_t n) {
+  double sum = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    const double twice = 2.0 * image[j] - double{diagonal[j]} * row[j];
+    sum += row[j] * twice;
   }
-  const int64_t middle = begin + (n / 2 + kLeaf - 1) / kLeaf * kLeaf;
-  const at::Tensor left = input.narrow(1, begin, middle - begin);
-  const at::Tensor right = input.narrow(1, middle, end - middle);
-  gram.narrow(0, begin, middle - begin)
-      .narrow(1, middle, end - middle)
-      .addmm_(left.t(), right);
-  AddTriangle(gram, input, begin, middle);
-  AddTriangle(gram, input, middle, end);
+  return sum;
 }
 
 }  // namespace
@@ -106,9 +108,19 @@ void GptqColumnsCpu(at::TensorList state,
   });
   const int64_t rest = range.loop.corrected.size(1) - range.end;
   if (rest == 0) return;
-  range.loop.corrected.narrow(1, range.end, rest)
-      .addmm_(error, range.loop.feedback.narrow(0, range.begin, width)
-                         .narrow(1, range.end, rest));
+  const int64_t in = range.loop.corrected.size(1);
+  Product later;
+  later.rows = rows;
+  later.columns = rest;
+  later.depth = width;
+  later.left.data = error_data;
+  later.left.line_stride = width;
+  later.right = Columns(range.loop.feedback.const_data_ptr<float>() +
+                            range.begin * in + range.end,
+                        in);
+  later.out = range.loop.corrected.data_ptr<float>() + range.end;
+  later.out_stride = in;
+  Multiply(later);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> RoundToNearestCpu(
@@ -145,13 +157,93 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> RoundToNearestCpu(
   return {codes, scales, zeros};
 }
 
-void GramAddAny(const at::Tensor& gram, const at::Tensor& input) {
-  // Tokens per product: bounds the packing buffers and fixes the order of sums.
-  constexpr int64_t kChunk = 2048;
-  for (int64_t first = 0; first < input.size(0); first += kChunk) {
-    const int64_t n = std::min(kChunk, input.size(0) - first);
-    AddTriangle(gram, input.narrow(0, first, n), 0, gram.size(0));
+void GramAddCpu(const at::Tensor& gram, const at::Tensor& input) {
+  Product product;
+  product.rows = product.columns = gram.size(0);
+  product.depth = input.size(0);
+  product.left.data = input.const_data_ptr<float>();
+  product.left.line_stride = input.stride(1);
+  product.left.depth_stride = input.stride(0);
+  product.right = product.left;
+  product.out = gram.data_ptr<float>();
+  product.out_stride = gram.stride(0);
+  product.upper_only = true;
+  Multiply(product);
+}
+
+bool FeedbackFactorCpu(const at::Tensor& matrix, const at::Tensor& pivots) {
+  const int64_t n = matrix.size(0);
+  const int64_t stride = matrix.stride(0);
+  float* data = matrix.data_ptr<float>();
+  if (!FactorInverse(data, stride, n, pivots.data_ptr<float>())) return false;
+  std::vector<uint8_t> finite(n, 1);
+  at::parallel_for(0, n, 16, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      float* row = data + i * stride;
+      // A sum with an infinity or NaN in it is not finite either.
+      float sum = 0;
+      for (int64_t j = i; j < n; ++j) {
+        row[j] = -row[j];
+        sum += row[j];
+      }
+      finite[i] = std::isfinite(sum);
+    }
+  });
+  return std::all_of(finite.begin(), finite.end(),
+                     [](uint8_t row) { return row != 0; });
+}
+
+// G = U + U^T - diag(G): half the product gives it all.
+double GramEnergyCpu(const at::Tensor& rows, const at::Tensor& gram) {
+  constexpr int64_t kStrip = 1024;
+  const int64_t in = gram.size(0);
+  const at::Tensor a = rows.contiguous();
+  const at::Tensor diagonal = gram.diagonal().contiguous();
+  const float* diagonal_data = diagonal.const_data_ptr<float>();
+  const at::Tensor image =
+      at::empty({std::min(kStrip, a.size(0)), in}, a.options());
+  std::vector<double> energy(a.size(0));
+  for (int64_t first = 0; first < a.size(0); first += kStrip) {
+    Product product;
+    product.rows = std::min(kStrip, a.size(0) - first);
+    product.columns = product.depth = in;
+    product.left.data = a.const_data_ptr<float>() + first * in;
+    product.left.line_stride = in;
+    product.right = Columns(gram.const_data_ptr<float>(), gram.stride(0));
+    product.right.zeros = ZeroPart::kDepthAboveLine;
+    product.out = image.data_ptr<float>();
+    product.out_stride = in;
+    product.accumulate = false;
+    Multiply(product);
+    at::parallel_for(0, product.rows, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        energy[first + i] = RowEnergy(product.left.data + i * in,
+                                      product.out + i * in, diagonal_data, in);
+      }
+    });
   }
+  return std::accumulate(energy.begin(), energy.end(), 0.0);
+}
+
+std::tuple<at::Tensor, at::Tensor> TokenLossesCpu(const at::Tensor& logits,
+                                                  const at::Tensor& targets) {
+  const int64_t rows = logits.size(0);
+  const int64_t n = logits.size(1);
+  const at::Tensor source = logits.contiguous();
+  const float* data = source.const_data_ptr<float>();
+  const int64_t* target = targets.const_data_ptr<int64_t>();
+  at::Tensor losses = at::empty({rows}, logits.options().dtype(at::kDouble));
+  at::Tensor best = at::empty({rows}, targets.options());
+  double* losses_data = losses.data_ptr<double>();
+  int64_t* best_data = best.data_ptr<int64_t>();
+  at::parallel_for(0, rows, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const TokenLoss one = LossOfToken(data + i * n, n, target[i]);
+      losses_data[i] = one.loss;
+      best_data[i] = one.best;
+    }
+  });
+  return {losses, best};
 }
 
 }  // namespace quantd::kernels

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The functions that operators.cc registers; call them through operators.h.
+// The functions that operators.cc registers for the CPU; call them through
+// operators.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +20,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> RoundToNearestCpu(
     const at::Tensor& weight, int64_t group_size, int64_t max_code,
     bool symmetric, int64_t scale_type);
 
-// By ATen's products, so for tensors of any device.
-void GramAddAny(const at::Tensor& gram, const at::Tensor& input);
+void GramAddCpu(const at::Tensor& gram, const at::Tensor& input);
+
+bool FeedbackFactorCpu(const at::Tensor& matrix, const at::Tensor& pivots);
+
+double GramEnergyCpu(const at::Tensor& rows, const at::Tensor& gram);
+
+std::tuple<at::Tensor, at::Tensor> TokenLossesCpu(const at::Tensor& logits,
+                                                  const at::Tensor& targets);
 
 }  // namespace quantd::kernels

@@ -14,7 +14,9 @@ namespace {
 
 // Scores of one block of queries: 64 MiB of float32.
 constexpr int64_t kMaxScores = int64_t{16} << 20;
-constexpr int64_t kMaxBlockQueries = 512;
+// Short blocks multiply few keys that their queries may not see: at 512 tokens
+// 5/8 of the square and not all of it.
+constexpr int64_t kMaxBlockQueries = 128;
 
 int64_t QueriesPerBlock(int64_t heads, int64_t tokens) {
   return std::clamp<int64_t>(kMaxScores / (heads * tokens), 1,
@@ -63,9 +65,13 @@ at::Tensor CausalAttention(const at::Tensor& q, const at::Tensor& k,
         queries.slice(2, begin, end)
             .reshape({kv_heads, shared * num_queries, head_dim});
     at::Tensor scores = at::bmm(block, keys.slice(2, first_key, end));
+    // Without a window every key before the block is seen by all of it.
+    const int64_t first_hidden = options.window > 0 ? first_key : begin;
     scores.view({kv_heads * shared, num_queries, num_keys})
-        .masked_fill_(Hidden(begin, end, first_key, options.window, q.device()),
-                      -std::numeric_limits<float>::infinity());
+        .slice(2, first_hidden - first_key)
+        .masked_fill_(
+            Hidden(begin, end, first_hidden, options.window, q.device()),
+            -std::numeric_limits<float>::infinity());
     scores = at::softmax(scores, -1);
     const at::Tensor mixed = at::bmm(scores, values.slice(1, first_key, end));
     output.slice(0, begin, end)

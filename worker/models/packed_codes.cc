@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/models/packed_codes.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <vector>
+
+#include "worker/kernels/unpack_cpu.h"
 
 namespace quantd::models {
 namespace {
@@ -19,21 +22,6 @@ int64_t NumUnits(int64_t columns) {
 }
 
 // One row of `columns` codes; `bits` bytes hold eight of them.
-void UnpackRow(const uint8_t* packed, int bits, int64_t columns,
-               uint8_t* codes) {
-  const uint64_t mask = (uint64_t{1} << bits) - 1;
-  for (int64_t k = 0; k < columns; k += kCodesPerUnit) {
-    uint64_t unit = 0;
-    for (int b = 0; b < bits; ++b) {
-      unit |= static_cast<uint64_t>(*packed++) << (8 * b);
-    }
-    const int64_t count = std::min(kCodesPerUnit, columns - k);
-    for (int64_t j = 0; j < count; ++j) {
-      codes[k + j] = static_cast<uint8_t>((unit >> (j * bits)) & mask);
-    }
-  }
-}
-
 void PackRow(const uint8_t* codes, int bits, int64_t columns, uint8_t* packed) {
   for (int64_t k = 0; k < columns; k += kCodesPerUnit) {
     uint64_t unit = 0;
@@ -89,9 +77,15 @@ at::Tensor UnpackCodes(const at::Tensor& packed, int bits, int64_t columns) {
   at::Tensor codes = at::empty({rows, columns}, at::kByte);
   const uint8_t* from = packed.const_data_ptr<uint8_t>();
   uint8_t* to = codes.mutable_data_ptr<uint8_t>();
-  for (int64_t r = 0; r < rows; ++r) {
-    UnpackRow(from + r * packed.size(1), bits, columns, to + r * columns);
-  }
+  const int64_t row_bytes = packed.size(1);
+  // A thread should get tens of thousands of codes or it is not worth waking.
+  const int64_t grain =
+      std::max<int64_t>(1, 65536 / std::max<int64_t>(1, columns));
+  at::parallel_for(0, rows, grain, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      kernels::UnpackRow(from + r * row_bytes, bits, columns, to + r * columns);
+    }
+  });
   return codes;
 }
 

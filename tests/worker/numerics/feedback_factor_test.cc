@@ -21,10 +21,10 @@ at::Tensor RandomHessian(int64_t n) {
 TEST(FeedbackFactorTest, FactorsMultiplyToTheHessian) {
   for (const int64_t n : {1, 2, 17, 200, 450}) {
     const at::Tensor hessian = RandomHessian(n);
-    const auto factor = FactorForFeedback(hessian);
+    const auto factor = FactorForFeedback(hessian.clone());
     ASSERT_TRUE(factor.has_value());
-    const at::Tensor inverse = factor->feedback.to(at::kDouble).neg();
-    EXPECT_TRUE(at::equal(inverse, inverse.triu()));
+    EXPECT_TRUE(at::equal(factor->feedback.tril(-1), hessian.tril(-1)));
+    const at::Tensor inverse = factor->feedback.to(at::kDouble).neg().triu();
     EXPECT_TRUE(
         at::equal(inverse.diagonal(), at::eye(n, at::kDouble).diagonal()));
     const at::Tensor m = at::linalg_inv(inverse);
@@ -84,7 +84,7 @@ TEST(FeedbackFactorTest, StopsBetweenAttempts) {
 
 TEST(FeedbackFactorTest, RunsGiveTheSameBits) {
   const at::Tensor hessian = RandomHessian(700);
-  const auto first = FactorForFeedback(hessian);
+  const auto first = FactorForFeedback(hessian.clone());
   for (int i = 0; i < 3; ++i) {
     const auto again = FactorForFeedback(hessian.clone());
     EXPECT_TRUE(at::equal(first->feedback, again->feedback));
