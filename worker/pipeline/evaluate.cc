@@ -89,8 +89,11 @@ absl::Status RunEvaluate(QuantizeJob& job) {
   const v1::Component& task = job.recipe.evals(static_cast<int>(index / 2));
   ASSIGN_OR_RETURN(const auto tokenizer, job.source.MakeTokenizer());
   if (index % 2 == 0) {
-    return ScoreStep({job.source, *tokenizer, task, kFloatSubject},
-                     *job.journal, *job.progress, job.cancel);
+    // The model as it was given, whatever transforms made of it.
+    ASSIGN_OR_RETURN(const SourceModel given,
+                     OpenSource(job.spec().model(), job.device));
+    return ScoreStep({given, *tokenizer, task, kFloatSubject}, *job.journal,
+                     *job.progress, job.cancel);
   }
   const int64_t export_step = job.journal->StepsOf(kExportStep).front();
   ASSIGN_OR_RETURN(const SourceModel artifact,

@@ -30,6 +30,8 @@ inline constexpr char kFailureStep[] = "failure";
 inline constexpr char kTokensRole[] = "tokens";
 inline constexpr char kWeightsRole[] = "weights";
 inline constexpr char kActivationsRole[] = "activations";
+// What transforms changed in a block.
+inline constexpr char kTransformRole[] = "transform";
 inline constexpr char kManifestRole[] = "manifest";
 inline constexpr char kProbeRole[] = "probe";
 // Followed by the file's path in the artifact.

@@ -15,6 +15,7 @@
 #include "worker/pipeline/fingerprint.h"
 #include "worker/pipeline/quantize_job.h"
 #include "worker/pipeline/resolve_recipe.h"
+#include "worker/pipeline/transform_stage.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -105,8 +106,10 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   ASSIGN_OR_RETURN(job->device, ParseDevice(start.device()));
   ASSIGN_OR_RETURN(job->source, OpenSource(job->spec().model(), job->device));
   RETURN_IF_ERROR(RefuseQuantizedSource(job->source));
+  ASSIGN_OR_RETURN(job->recipe,
+                   ResolveRecipe(job->spec().recipe(), *job->source.model));
+  RETURN_IF_ERROR(ApplyModelTransforms(*job));
   const models::Model& model = *job->source.model;
-  ASSIGN_OR_RETURN(job->recipe, ResolveRecipe(job->spec().recipe(), model));
   ASSIGN_OR_RETURN(job->modules, PlanModules(job->recipe, model));
   for (const v1::Component& layout : job->recipe.exports()) {
     ASSIGN_OR_RETURN(auto made, exports::MakeExport(layout));
@@ -114,6 +117,7 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   }
   RETURN_IF_ERROR(CheckExports(job->modules, model, job->exports));
   ASSIGN_OR_RETURN(job->needs_tokens, NeedsTokens(job->modules));
+  job->needs_tokens = job->needs_tokens || TransformsNeedTokens(*job);
 
   FingerprintParts parts;
   ASSIGN_OR_RETURN(job->weights_digest, job->source.reader->Digest());
@@ -124,6 +128,7 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> PrepareQuantize(
   parts.recipe_digest = spec::RecipeDigest(job->recipe);
   job->journal = std::make_unique<Journal>(
       start, sink, Fingerprint(parts, job->device), PlanSteps(*job));
+  RETURN_IF_ERROR(RestoreEdits(*job));
   job->progress = std::make_unique<ProgressReporter>(
       sink, *job->journal, model.num_blocks(), base::Clock::Real());
   return job;

@@ -20,6 +20,7 @@
 #include "worker/pipeline/pipeline.h"
 #include "worker/pipeline/progress.h"
 #include "worker/pipeline/source_model.h"
+#include "worker/transforms/transform.h"
 
 namespace quantd::pipeline {
 
@@ -35,12 +36,16 @@ struct QuantizeJob {
 
   // Where the model runs.
   at::Device device = at::kCPU;
+  // As the transforms have made it so far: its reader and model give what they
+  // make of the checkpoint.
   SourceModel source;
   // Everything written out.
   v1::Recipe recipe;
+  // In the recipe's order.
+  std::vector<std::unique_ptr<transforms::Transform>> transforms;
   std::vector<ModulePlan> modules;
   std::vector<std::unique_ptr<exports::Export>> exports;
-  // False where no method looks at the layers' inputs: then nothing is sampled
+  // False where nothing looks at the layers' inputs: then nothing is sampled
   // and no forward pass is run.
   bool needs_tokens = false;
   std::string weights_digest;

@@ -39,10 +39,27 @@ absl::StatusOr<SourceModel> OpenSource(const std::string& path,
                                        at::Device device) {
   SourceModel source;
   ASSIGN_OR_RETURN(source.reader, checkpoints::OpenCheckpoint(path));
-  ASSIGN_OR_RETURN(source.loader, exports::MakeLoader(*source.reader, device));
-  ASSIGN_OR_RETURN(source.model,
-                   models::MakeModel(*source.reader, *source.loader, device));
+  RETURN_IF_ERROR(MakeModelOf(&source, device));
   return source;
+}
+
+absl::Status MakeModelOf(SourceModel* source, at::Device device) {
+  source->model.reset();
+  ASSIGN_OR_RETURN(source->loader,
+                   exports::MakeLoader(*source->reader, device));
+  ASSIGN_OR_RETURN(source->model,
+                   models::MakeModel(*source->reader, *source->loader, device));
+  return absl::OkStatus();
+}
+
+absl::Status MakeEditable(SourceModel* source, at::Device device) {
+  source->model.reset();
+  source->loader.reset();
+  auto edited =
+      std::make_unique<transforms::EditedReader>(std::move(source->reader));
+  source->edits = edited.get();
+  source->reader = std::move(edited);
+  return MakeModelOf(source, device);
 }
 
 absl::Status LinkFiles(const std::map<std::string, std::string>& files,

@@ -11,7 +11,6 @@
 
 #include "proto/base/log.h"
 #include "proto/base/status_macros.h"
-#include "worker/kernels/operators.h"
 #include "worker/transforms/scale_fold.h"
 #include "worker/transforms/transform.h"
 
@@ -59,28 +58,6 @@ at::Tensor MeanWeight(const std::vector<Consumer>& consumers) {
   return at::cat(rows, 0).mean(0).cpu();
 }
 
-// sum over the consumers of tr(D G D^T), D = W - Q(W s) / s.
-absl::StatusOr<double> Loss(const std::vector<Consumer>& consumers,
-                            const at::Tensor& spread,
-                            const base::CancelToken& cancel) {
-  double loss = 0;
-  for (const Consumer& consumer : consumers) {
-    RETURN_IF_ERROR(cancel.Check());
-    const at::Tensor scale = spread.to(consumer.weight.device());
-    ASSIGN_OR_RETURN(
-        const formats::QuantizedLinear rounded,
-        formats::RoundToNearest(consumer.weight.mul(scale).contiguous(),
-                                *consumer.spec));
-    const at::Tensor difference = formats::Dequantize(rounded)
-                                      .to(consumer.weight.device())
-                                      .div_(scale)
-                                      .sub_(consumer.weight);
-    loss += kernels::GramEnergy(difference.contiguous(),
-                                consumer.inputs->second.gram);
-  }
-  return loss;
-}
-
 class AwqTransform : public Transform {
  public:
   explicit AwqTransform(const spec::Params& params)
@@ -111,7 +88,7 @@ absl::StatusOr<at::Tensor> AwqTransform::Search(
   const at::Tensor live = x.gt(0).logical_and_(w.gt(0));
   // Not a point of the grid: with `duo` even exponent 0 changes something.
   ASSIGN_OR_RETURN(const double identity,
-                   Loss(consumers, at::ones_like(mean), cancel));
+                   RoundingLoss(consumers, at::ones_like(mean), cancel));
   double best = identity;
   at::Tensor chosen;
   for (int64_t i = 0; i < grid_; ++i) {
@@ -121,7 +98,7 @@ absl::StatusOr<at::Tensor> AwqTransform::Search(
     scale = Centred(scale.clamp_min(kSmallestScale), live)
                 .clamp(kSmallestScale, 1 / kSmallestScale);
     ASSIGN_OR_RETURN(const double loss,
-                     Loss(consumers, fold.Spread(scale), cancel));
+                     RoundingLoss(consumers, fold.Spread(scale), cancel));
     if (!(loss < best)) continue;
     best = loss;
     chosen = scale;

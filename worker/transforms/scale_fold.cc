@@ -9,6 +9,7 @@
 #include <set>
 
 #include "proto/base/status_macros.h"
+#include "worker/kernels/operators.h"
 
 namespace quantd::transforms {
 namespace {
@@ -61,6 +62,27 @@ at::Tensor MeanInput(const std::vector<Consumer>& consumers) {
     tokens += count;
   }
   return sum.div(tokens).to(at::kFloat);
+}
+
+absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
+                                    const at::Tensor& spread,
+                                    const base::CancelToken& cancel) {
+  double loss = 0;
+  for (const Consumer& consumer : consumers) {
+    RETURN_IF_ERROR(cancel.Check());
+    const at::Tensor scale = spread.to(consumer.weight.device());
+    ASSIGN_OR_RETURN(
+        const formats::QuantizedLinear rounded,
+        formats::RoundToNearest(consumer.weight.mul(scale).contiguous(),
+                                *consumer.spec));
+    const at::Tensor difference = formats::Dequantize(rounded)
+                                      .to(consumer.weight.device())
+                                      .div_(scale)
+                                      .sub_(consumer.weight);
+    loss += kernels::GramEnergy(difference.contiguous(),
+                                consumer.inputs->second.gram);
+  }
+  return loss;
 }
 
 at::Tensor Centred(const at::Tensor& scale, const at::Tensor& live) {

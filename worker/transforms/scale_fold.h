@@ -32,6 +32,13 @@ std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
 at::Tensor LargestInput(const std::vector<Consumer>& consumers);
 at::Tensor MeanInput(const std::vector<Consumer>& consumers);
 
+// sum over the consumers of tr(D G D^T), D = W - Q(W s) / s: the squared error
+// of their outputs over all tokens, once their columns are scaled by `spread`,
+// float32 [in features], and rounded to nearest. Needs the Gram matrices.
+absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
+                                    const at::Tensor& spread,
+                                    const base::CancelToken& cancel);
+
 // s / sqrt(max s * min s) over the channels that `live`, bool [channels], names
 // and 1 for the others, as for anything that is not positive and finite: the
 // largest and the smallest scale of live channels have product 1.

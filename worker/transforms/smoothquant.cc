@@ -7,6 +7,8 @@
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 
+#include <cmath>
+
 #include "proto/base/status_macros.h"
 #include "worker/transforms/scale_fold.h"
 #include "worker/transforms/transform.h"
@@ -16,6 +18,8 @@ namespace {
 
 // The released code's floor, of weights and of scales.
 constexpr double kFloor = 1e-5;
+// Alphas that a search tries: 0, 0.05 ... 1.
+constexpr int64_t kSearchSteps = 20;
 
 v1::ComponentEntry Describe() {
   v1::ComponentEntry entry;
@@ -31,48 +35,16 @@ v1::ComponentEntry Describe() {
       "alpha", 0.5, 0, 1,
       "How much moves: 0 leaves the activations' outliers where they are, 1 "
       "gives every channel the largest activation 1.");
+  *entry.add_params() = spec::BoolParameter(
+      "search", false,
+      "Chooses alpha for each norm by the error that rounding weights and "
+      "activations leaves; alpha itself is then not read.");
+  *entry.add_params() = spec::IntParameter(
+      "activation_bits", 8, 2, 16,
+      "The width of the activations that a search reckons with.");
   entry.add_provides("calibrated");
   entry.add_provides("function_preserving");
   return entry;
-}
-
-class SmoothQuantTransform : public Transform {
- public:
-  explicit SmoothQuantTransform(const spec::Params& params)
-      : alpha_(params.GetDouble("alpha")) {}
-
-  Needs needs() const override { return Needs::kMagnitudes; }
-  absl::StatusOr<BlockEdits> FitBlock(
-      const BlockProblem& problem,
-      const base::CancelToken& cancel) const override;
-
- private:
-  const double alpha_;
-};
-
-absl::StatusOr<BlockEdits> SmoothQuantTransform::FitBlock(
-    const BlockProblem& problem, const base::CancelToken& cancel) const {
-  BlockEdits edits;
-  for (const models::ScaleFold& fold : problem.folds.scales) {
-    RETURN_IF_ERROR(cancel.Check());
-    const std::vector<Consumer> consumers = QuantizedConsumers(fold, problem);
-    if (!fold.from_norm || consumers.empty()) continue;
-    at::Tensor w;
-    for (const Consumer& consumer : consumers) {
-      const at::Tensor largest = consumer.weight.abs().amax(0).cpu();
-      w = w.defined() ? at::maximum(w, largest) : largest;
-    }
-    const at::Tensor a = fold.Gather(LargestInput(consumers)).amax(1);
-    w = fold.Gather(w).amax(1);
-    const at::Tensor scale = a.pow(alpha_)
-                                 .div_(w.clamp_min(kFloor).pow(1 - alpha_))
-                                 .clamp_min_(kFloor);
-    // A channel that is always zero, or that nobody reads, has nothing to move.
-    const at::Tensor live = a.gt(0).logical_and_(w.gt(0));
-    RETURN_IF_ERROR(AddFold(fold, at::where(live, scale, at::ones_like(scale)),
-                            problem, &edits));
-  }
-  return edits;
 }
 
 // The published default: eight bits with one scale per output row.
@@ -84,6 +56,117 @@ v1::Recipe Preset() {
   recipe.mutable_weights()->set_group_size(-1);
   recipe.mutable_weights()->set_symmetric(true);
   return recipe;
+}
+
+// float32 [channels]: the largest activation and the largest weight.
+struct Maxima {
+  at::Tensor activation;
+  at::Tensor weight;
+};
+
+Maxima MaximaOf(const models::ScaleFold& fold,
+                const std::vector<Consumer>& consumers) {
+  at::Tensor weight;
+  for (const Consumer& consumer : consumers) {
+    const at::Tensor largest = consumer.weight.abs().amax(0).cpu();
+    weight = weight.defined() ? at::maximum(weight, largest) : largest;
+  }
+  return {fold.Gather(LargestInput(consumers)).amax(1),
+          fold.Gather(weight).amax(1)};
+}
+
+at::Tensor ScaleFor(const Maxima& maxima, double alpha) {
+  const at::Tensor scale =
+      maxima.activation.pow(alpha)
+          .div_(maxima.weight.clamp_min(kFloor).pow(1 - alpha))
+          .clamp_min_(kFloor);
+  // A channel that is always zero, or that nobody reads, has nothing to move.
+  const at::Tensor live =
+      maxima.activation.gt(0).logical_and_(maxima.weight.gt(0));
+  return at::where(live, scale, at::ones_like(scale));
+}
+
+class SmoothQuantTransform : public Transform {
+ public:
+  explicit SmoothQuantTransform(const spec::Params& params)
+      : alpha_(params.GetDouble("alpha")),
+        search_(params.GetBool("search")),
+        activation_bits_(params.GetInt("activation_bits")) {}
+
+  Needs needs() const override {
+    return search_ ? Needs::kGram : Needs::kMagnitudes;
+  }
+  absl::StatusOr<BlockEdits> FitBlock(
+      const BlockProblem& problem,
+      const base::CancelToken& cancel) const override;
+
+ private:
+  absl::StatusOr<at::Tensor> Search(const models::ScaleFold& fold,
+                                    const std::vector<Consumer>& consumers,
+                                    const Maxima& maxima,
+                                    const base::CancelToken& cancel) const;
+  // The energy that rounding activations adds to the outputs: uniform noise of
+  // one step of a grid over the largest activation, independent of the weights.
+  double NoiseEnergy(const std::vector<Consumer>& consumers,
+                     const at::Tensor& spread) const;
+
+  const double alpha_;
+  const bool search_;
+  const int64_t activation_bits_;
+};
+
+double SmoothQuantTransform::NoiseEnergy(const std::vector<Consumer>& consumers,
+                                         const at::Tensor& spread) const {
+  const double steps = std::exp2(static_cast<double>(activation_bits_) - 1) - 1;
+  double energy = 0;
+  for (const Consumer& consumer : consumers) {
+    const double step =
+        consumer.inputs->largest.div(spread).max().item<double>() / steps;
+    const double weight =
+        consumer.weight.mul(spread.to(consumer.weight.device()))
+            .square()
+            .sum(at::kDouble)
+            .item<double>();
+    energy += static_cast<double>(consumer.inputs->second.tokens) * weight *
+              step * step / 12;
+  }
+  return energy;
+}
+
+absl::StatusOr<at::Tensor> SmoothQuantTransform::Search(
+    const models::ScaleFold& fold, const std::vector<Consumer>& consumers,
+    const Maxima& maxima, const base::CancelToken& cancel) const {
+  at::Tensor best;
+  double least = 0;
+  for (int64_t i = 0; i <= kSearchSteps; ++i) {
+    const at::Tensor scale = ScaleFor(
+        maxima, static_cast<double>(i) / static_cast<double>(kSearchSteps));
+    const at::Tensor spread = fold.Spread(scale);
+    ASSIGN_OR_RETURN(const double rounding,
+                     RoundingLoss(consumers, spread, cancel));
+    const double loss = rounding + NoiseEnergy(consumers, spread);
+    if (best.defined() && !(loss < least)) continue;
+    best = scale;
+    least = loss;
+  }
+  return best;
+}
+
+absl::StatusOr<BlockEdits> SmoothQuantTransform::FitBlock(
+    const BlockProblem& problem, const base::CancelToken& cancel) const {
+  BlockEdits edits;
+  for (const models::ScaleFold& fold : problem.folds.scales) {
+    RETURN_IF_ERROR(cancel.Check());
+    const std::vector<Consumer> consumers = QuantizedConsumers(fold, problem);
+    if (!fold.from_norm || consumers.empty()) continue;
+    const Maxima maxima = MaximaOf(fold, consumers);
+    at::Tensor scale = ScaleFor(maxima, alpha_);
+    if (search_) {
+      ASSIGN_OR_RETURN(scale, Search(fold, consumers, maxima, cancel));
+    }
+    RETURN_IF_ERROR(AddFold(fold, scale, problem, &edits));
+  }
+  return edits;
 }
 
 }  // namespace
