@@ -58,6 +58,14 @@ struct Choice {
   std::map<std::string, v1::Value> params;
 };
 
+// A number format with its parameters, as other components are named.
+v1::Component FormatComponent(const v1::WeightFormat& weights) {
+  v1::Component component;
+  component.set_id(weights.format());
+  *component.mutable_params() = weights.params();
+  return component;
+}
+
 class CatalogCheck {
  public:
   CatalogCheck(const v1::Recipe& recipe, const v1::Catalog& catalog,
@@ -67,7 +75,7 @@ class CatalogCheck {
   std::vector<Violation> Run() {
     List(v1::SEAM_TRANSFORM, "transforms", recipe_.transforms());
     Add(v1::SEAM_METHOD, "method", recipe_.method());
-    AddFormat("weights.format", recipe_.weights().format());
+    AddWeights();
     CheckActivations("activations", recipe_.activations());
     Overrides();
     List(v1::SEAM_EXPORT, "exports", recipe_.exports());
@@ -124,6 +132,22 @@ class CatalogCheck {
     for (int i = 0; i < list.size(); ++i) {
       Add(seam, absl::StrCat(field, "[", i, "]"), list[i]);
     }
+  }
+
+  void AddWeights() {
+    const v1::WeightFormat& weights = recipe_.weights();
+    const v1::ComponentEntry* entry =
+        Find(v1::SEAM_FORMAT, "weights.format", weights.format());
+    if (entry == nullptr) return;
+    const absl::StatusOr<Params> params =
+        Params::Resolve(FormatComponent(weights), *entry);
+    if (!params.ok()) {
+      Violate("weights.params", "", "PARAMETER_INVALID",
+              params.status().message(), "");
+      return;
+    }
+    choices_[v1::SEAM_FORMAT].push_back(
+        {"weights.format", entry, params->values()});
   }
 
   void AddFormat(const std::string& field, const std::string& id) {
@@ -309,6 +333,9 @@ absl::StatusOr<v1::Recipe> ResolveRecipe(const v1::Recipe& recipe,
   }
   RETURN_IF_ERROR(
       ResolveComponent(catalog, v1::SEAM_METHOD, resolved.mutable_method()));
+  v1::Component format = FormatComponent(resolved.weights());
+  RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_FORMAT, &format));
+  *resolved.mutable_weights()->mutable_params() = format.params();
   for (v1::Component& component : *resolved.mutable_exports()) {
     RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_EXPORT, &component));
   }

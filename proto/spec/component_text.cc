@@ -171,6 +171,11 @@ absl::Status ApplySetting(absl::string_view assignment, v1::Recipe* recipe) {
     ASSIGN_OR_RETURN(component,
                      FindIn(path, names[1], recipe->mutable_evals()));
   }
+  if (names.size() == 2 && names[0] == "weights" &&
+      v1::WeightFormat::descriptor()->FindFieldByName(names[1]) == nullptr) {
+    (*recipe->mutable_weights()->mutable_params())[names[1]] = value;
+    return absl::OkStatus();
+  }
   if (component == nullptr) return SetField(path, value, recipe);
   (*component->mutable_params())[names.back()] = value;
   return absl::OkStatus();

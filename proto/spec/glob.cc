@@ -47,7 +47,10 @@ ModuleSettings SettingsFor(const v1::Recipe& recipe,
       });
   if (row == rows.rend()) return settings;
   settings.skip = row->skip();
-  if (!row->wq().empty()) settings.weights.set_format(row->wq());
+  if (!row->wq().empty() && row->wq() != settings.weights.format()) {
+    settings.weights.set_format(row->wq());
+    settings.weights.clear_params();  // They are the other format's.
+  }
   if (!row->aq().empty()) settings.activations = row->aq();
   if (row->has_group_size()) {
     settings.weights.set_group_size(row->group_size());

@@ -102,6 +102,7 @@ ExportEntry MakeDequantizedEntry() {
       "Plain safetensors with the quantized weights written as floating "
       "point.");
   description.set_reference("docs/exports/dequantized.md");
+  description.add_provides("fractional_zero");
   *description.add_params() = spec::StringParameter(
       "dtype", "bfloat16", {"bfloat16", "float16", "float32"},
       "The type quantized weights are written in; only float32 is exact.");

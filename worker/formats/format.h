@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,9 +13,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/recipe.pb.h"
 #include "worker/formats/quantized_linear.h"
 #include "worker/kernels/integer_grid.h"
+#include "worker/kernels/level_grid.h"
 
 namespace quantd::formats {
 
@@ -26,6 +30,8 @@ struct WeightSpec {
   bool symmetric = true;
   // "float16", "bfloat16" or "float32".
   std::string scale_dtype = "float16";
+  // Parameters of the format that differ from the catalog's defaults.
+  std::map<std::string, v1::Value> params = {};
 
   // Input features per group of a layer with `in_features` inputs.
   int64_t GroupSizeFor(int64_t in_features) const {
@@ -33,11 +39,11 @@ struct WeightSpec {
   }
 };
 
-// One grid per row: code q stands for scale * (q - zero).
+// One grid per row: code q stands for scale * (level(q) - zero).
 struct Grid {
-  // float32 [rows], rounded to the storage type; positive and finite.
+  // float32 [rows], as a reader of the stored scale computes it; finite.
   at::Tensor scale;
-  // float32 [rows], integer values 0 .. max_code.
+  // float32 [rows]; undefined where the format has no zero points.
   at::Tensor zero;
 };
 
@@ -49,24 +55,64 @@ class Format {
   virtual int bits() const = 0;
   // The largest code, 2^bits - 1.
   int max_code() const { return (1 << bits()) - 1; }
-  // The grid of each row of `values`, float32 [rows, group]: the min-max rule
-  // of this format, see docs/formats/<id>.md. INVALID_ARGUMENT
-  // (NON_FINITE_WEIGHT) where a value is not finite.
+  // float32 [max_code + 1] on the CPU: what each code stands for before scale
+  // and zero point. NaN for codes that are never written.
+  virtual const at::Tensor& levels() const = 0;
+  // The one group size this format has; 0 where any will do.
+  virtual int64_t fixed_group_size() const { return 0; }
+  // Bits per weight of a row of `in_features`, with its share of scales and
+  // zero points.
+  virtual double BitsPerWeight(const WeightSpec& spec,
+                               int64_t in_features) const = 0;
+
+  // The table that Nearest rounds by; null for integers. Lives as long as the
+  // format.
+  virtual const kernels::LevelGridRule* level_rule() const { return nullptr; }
+
+  // The factor that all groups of `weight`, float32 [out, in], share; 1 where
+  // the format has none. Goes into ChooseGrid of every part of that weight.
+  virtual float TensorScale(const at::Tensor& weight,
+                            const WeightSpec& spec) const;
+  // The grid of each row of `values`, float32 [rows, group]: the rule of this
+  // format, see docs/formats/<id>.md. INVALID_ARGUMENT (NON_FINITE_WEIGHT)
+  // where a value is not finite, or what is wrong with `spec`.
   virtual absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
-                                          const WeightSpec& spec) const = 0;
+                                          const WeightSpec& spec,
+                                          float tensor_scale) const = 0;
+  // The code nearest to each value, uint8 [rows, group]; row r uses row r of
+  // `grid`. Values beyond the grid get its ends.
+  virtual at::Tensor Nearest(const at::Tensor& values,
+                             const Grid& grid) const = 0;
+  // INVALID_ARGUMENT where the format has no such layout of groups and zero
+  // points: ASYMMETRIC_FORMAT, GROUP_SIZE_FIXED.
+  virtual absl::Status CheckLayout(const WeightSpec& spec) const;
+  // Brings scales and zero points that ChooseGrid chose into what is stored and
+  // fills parts.
+  virtual absl::Status Finish(const WeightSpec& spec, float tensor_scale,
+                              QuantizedLinear* linear) const;
+
+  // The grids of all groups of `weight`, float32 [out, in], in its column
+  // order: a linear that lacks nothing but its codes. Errors as of ChooseGrid
+  // and CheckLayout.
+  absl::StatusOr<QuantizedLinear> ChooseGrids(const at::Tensor& weight,
+                                              const WeightSpec& spec) const;
   // See the free function of this name.
   virtual absl::StatusOr<QuantizedLinear> RoundToNearest(
-      const at::Tensor& weight, const WeightSpec& spec) const = 0;
-  // float32 [out, in].
-  virtual at::Tensor Dequantize(const QuantizedLinear& linear) const = 0;
-  // The rule of the fused integer kernels; none for other number formats.
-  // INVALID_ARGUMENT, SCALE_TYPE_UNKNOWN.
+      const at::Tensor& weight, const WeightSpec& spec) const;
+  // levels()[codes], float32, on the device of `codes`.
+  virtual at::Tensor Values(const at::Tensor& codes) const;
+  // The rule by which the fused integer kernels choose and use grids as
+  // ChooseGrid and Nearest do; none where they cannot: other number formats,
+  // other grids. INVALID_ARGUMENT, SCALE_TYPE_UNKNOWN.
   virtual absl::StatusOr<std::optional<kernels::IntegerGridRule>> IntegerRule(
-      const WeightSpec& spec) const = 0;
+      const WeightSpec& spec) const;
 };
 
 struct FormatEntry {
   v1::ComponentEntry description;
+  // What `--method <id>` stands for, where people ask for this format as for a
+  // method; without a method in it there is no such preset.
+  v1::Recipe preset;
   std::shared_ptr<const Format> format;  // Shared by the registry alone.
 };
 
@@ -75,6 +121,24 @@ const std::vector<FormatEntry>& Registry();
 
 // NOT_FOUND naming the nearest ids.
 absl::StatusOr<const Format*> FindFormat(absl::string_view id);
+
+// The parameters of spec.format with the catalog's defaults filled in.
+// NOT_FOUND; INVALID_ARGUMENT, PARAMETER_INVALID.
+absl::StatusOr<spec::Params> ParamsOf(const WeightSpec& spec);
+
+// The parameter `scope` that some formats have: "group" or "tensor", which is
+// one grid for all rows and columns.
+v1::Parameter ScopeParameter();
+bool HasTensorScope(const spec::Params& params);
+
+// What a scale of type `scale_dtype` takes. INVALID_ARGUMENT,
+// SCALE_TYPE_UNKNOWN.
+absl::StatusOr<kernels::ScaleType> ParseScaleType(
+    const std::string& scale_dtype);
+
+// Bits per weight that scales of spec.scale_dtype and zero points of
+// `zero_bits` add to a row of `in_features`.
+double ScaleShare(const WeightSpec& spec, int64_t in_features, int zero_bits);
 
 // float32 [out, in]. The format must be registered.
 at::Tensor Dequantize(const QuantizedLinear& linear);

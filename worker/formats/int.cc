@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Integers of 2 to 8 bits with a scale and a zero point per group: one row per
-// width, the rule in worker/kernels/integer_grid.h, the words in
-// docs/formats/int.md.
+// width, the rules in integer_conventions.h, the words in docs/formats/int.md.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 
@@ -12,66 +10,70 @@
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "worker/formats/format.h"
+#include "worker/formats/integer_conventions.h"
 #include "worker/kernels/operators.h"
 
 namespace quantd::formats {
 namespace {
 
-absl::StatusOr<kernels::ScaleType> ParseScaleType(const std::string& name) {
-  if (name == "float16") return kernels::ScaleType::kFloat16;
-  if (name == "bfloat16") return kernels::ScaleType::kBfloat16;
-  if (name == "float32") return kernels::ScaleType::kFloat32;
-  return base::MakeError(absl::StatusCode::kInvalidArgument,
-                         "SCALE_TYPE_UNKNOWN",
-                         absl::StrCat("scales cannot be stored as \"", name,
-                                      "\"; use float16, bfloat16 or float32"));
-}
-
-// `per_group` [out, groups] as float32 [out, in].
-at::Tensor SpreadGroups(const at::Tensor& per_group,
-                        const QuantizedLinear& linear) {
-  if (linear.group_index.defined()) {
-    return per_group.index_select(1, linear.group_index.to(at::kLong));
-  }
-  const at::Tensor group =
-      at::arange(linear.in_features).floor_divide(linear.group_size);
-  return per_group.index_select(1, group);
-}
-
 class IntFormat : public Format {
  public:
-  explicit IntFormat(int bits) : bits_(bits) {}
+  explicit IntFormat(int bits)
+      : bits_(bits), levels_(at::arange(int64_t{1} << bits, at::kFloat)) {}
 
   int bits() const override { return bits_; }
+  const at::Tensor& levels() const override { return levels_; }
+  at::Tensor Values(const at::Tensor& codes) const override {
+    return codes.to(at::kFloat);
+  }
+
+  double BitsPerWeight(const WeightSpec& spec,
+                       int64_t in_features) const override {
+    const auto params = ParamsOf(spec);
+    if (params.ok() && HasTensorScope(*params)) return bits_;
+    const int zero_bits = spec.symmetric ? 0 : bits_;
+    return bits_ + ScaleShare(spec, in_features, zero_bits);
+  }
 
   absl::StatusOr<std::optional<kernels::IntegerGridRule>> IntegerRule(
       const WeightSpec& spec) const override {
-    ASSIGN_OR_RETURN(const kernels::ScaleType scale_type,
-                     ParseScaleType(spec.scale_dtype));
-    return kernels::IntegerGridRule{max_code(), spec.symmetric, scale_type};
+    ASSIGN_OR_RETURN(const IntegerGridOptions options, ReadOptions(spec));
+    if (!options.plain) return std::nullopt;
+    return options.rule;
+  }
+
+  absl::Status CheckLayout(const WeightSpec& spec) const override {
+    return ReadOptions(spec).status();
   }
 
   absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
-                                  const WeightSpec& spec) const override {
+                                  const WeightSpec& spec,
+                                  float /*tensor_scale*/) const override {
     RETURN_IF_ERROR(CheckWeight(values));
-    ASSIGN_OR_RETURN(const auto rule, IntegerRule(spec));
-    const at::Tensor low = values.amin(1).cpu();
-    const at::Tensor high = values.amax(1).cpu();
-    Grid grid{at::empty_like(low), at::empty_like(low)};
-    for (int64_t r = 0; r < low.size(0); ++r) {
-      const kernels::IntegerGrid chosen =
-          kernels::ChooseIntegerGrid(low.const_data_ptr<float>()[r],
-                                     high.const_data_ptr<float>()[r], *rule);
-      grid.scale.data_ptr<float>()[r] = chosen.scale;
-      grid.zero.data_ptr<float>()[r] = chosen.zero;
-    }
-    return grid;
+    ASSIGN_OR_RETURN(const IntegerGridOptions options, ReadOptions(spec));
+    return ChooseIntegerGrids(values, options);
+  }
+
+  at::Tensor Nearest(const at::Tensor& values,
+                     const Grid& grid) const override {
+    return values.div(grid.scale.to(values.device()).unsqueeze(1))
+        .round_()
+        .add_(grid.zero.to(values.device()).unsqueeze(1))
+        .clamp_(0, max_code())
+        .to(at::kByte);
+  }
+
+  absl::Status Finish(const WeightSpec&, float,
+                      QuantizedLinear* linear) const override {
+    linear->zeros = linear->zeros.to(at::kByte);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<QuantizedLinear> RoundToNearest(
       const at::Tensor& weight, const WeightSpec& spec) const override {
     RETURN_IF_ERROR(CheckWeight(weight));
     ASSIGN_OR_RETURN(const auto rule, IntegerRule(spec));
+    if (!rule.has_value()) return Format::RoundToNearest(weight, spec);
     QuantizedLinear linear;
     linear.format = spec.format;
     linear.out_features = weight.size(0);
@@ -87,24 +89,55 @@ class IntFormat : public Format {
     return linear;
   }
 
-  at::Tensor Dequantize(const QuantizedLinear& linear) const override {
-    const at::Tensor codes = linear.codes.to(at::kFloat);
-    const at::Tensor zeros = linear.zeros.to(at::kFloat);
-    const bool even = !linear.group_index.defined() &&
-                      linear.in_features % linear.group_size == 0;
-    if (even) {
-      return codes.view({linear.out_features, -1, linear.group_size})
-          .sub_(zeros.unsqueeze(2))
-          .mul_(linear.scales.unsqueeze(2))
-          .view({linear.out_features, linear.in_features});
+ private:
+  absl::StatusOr<IntegerGridOptions> ReadOptions(const WeightSpec& spec) const {
+    ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
+    ASSIGN_OR_RETURN(const kernels::ScaleType scale_type,
+                     ParseScaleType(spec.scale_dtype));
+    IntegerGridOptions options;
+    options.rule = {max_code(), spec.symmetric, scale_type};
+    const std::string& grid = params.GetString("grid");
+    if (grid == "awq") options.convention = GridConvention::kAwq;
+    if (grid == "full_range") options.convention = GridConvention::kFullRange;
+    if (grid == "symmetric") options.convention = GridConvention::kSymmetric;
+    options.clip = params.GetString("clip") == "mse";
+    options.plain = options.convention == GridConvention::kGptq &&
+                    !options.clip && !HasTensorScope(params);
+    if (!spec.symmetric && !TakesZeroPoints(options.convention)) {
+      return base::MakeError(
+          absl::StatusCode::kInvalidArgument, "ASYMMETRIC_FORMAT",
+          absl::StrCat("the grid ", grid,
+                       " has no zero points; use symmetric weights, or the "
+                       "grid gptq or awq"));
     }
-    return codes.sub(SpreadGroups(zeros, linear))
-        .mul_(SpreadGroups(linear.scales, linear));
+    return options;
   }
 
- private:
   const int bits_;
+  const at::Tensor levels_;
 };
+
+void RequireSymmetric(const std::string& when, FormatEntry* entry) {
+  v1::Requirement* symmetric = entry->description.add_requirements();
+  symmetric->set_seam(v1::SEAM_FORMAT);
+  symmetric->set_property("symmetric");
+  symmetric->set_when(when);
+  symmetric->set_why("this grid has no zero points");
+  symmetric->set_suggestion("symmetric weights, or the grid gptq or awq");
+}
+
+void AddParameters(FormatEntry* entry) {
+  *entry->description.add_params() = spec::StringParameter(
+      "grid", "gptq", {"gptq", "awq", "full_range", "symmetric"},
+      "Where a group's range lies on the codes: see docs/formats/int.md.");
+  *entry->description.add_params() = spec::StringParameter(
+      "clip", "none", {"none", "mse"},
+      "Whether ranges are shrunk to where the error of rounding, to the power "
+      "of 2.4, is least.");
+  *entry->description.add_params() = ScopeParameter();
+  RequireSymmetric("grid=full_range", entry);
+  RequireSymmetric("grid=symmetric", entry);
+}
 
 FormatEntry MakeEntry(int bits) {
   FormatEntry entry;
@@ -119,6 +152,7 @@ FormatEntry MakeEntry(int bits) {
   entry.description.add_provides(absl::StrCat("bits=", bits));
   // Codes that fill 32-bit words as the published GPTQ kernels read them.
   if (bits != 5 && bits != 6) entry.description.add_provides("gptq_layout");
+  AddParameters(&entry);
   entry.format = std::make_shared<IntFormat>(bits);
   return entry;
 }

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of number formats.
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/isfinite.h>
-
-#include "absl/strings/str_cat.h"
-#include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "proto/spec/nearest.h"
-#include "spdlog/spdlog.h"
 #include "worker/formats/format.h"
 
 namespace quantd::formats {
 
+// bitsandbytes.cc
+FormatEntry Fp4Bnb();
+FormatEntry Nf4();
+// float.cc
+FormatEntry Fp4();
+FormatEntry Fp6E2m3();
+FormatEntry Fp6E3m2();
+FormatEntry Fp8E4m3();
+FormatEntry Fp8E5m2();
 // int.cc
 FormatEntry Int2();
 FormatEntry Int3();
@@ -19,10 +22,22 @@ FormatEntry Int4();
 FormatEntry Int5();
 FormatEntry Int6();
 FormatEntry Int8();
+// mx.cc
+FormatEntry Mxfp4();
+FormatEntry Mxfp6E2m3();
+FormatEntry Mxfp6E3m2();
+FormatEntry Mxfp8E4m3();
+FormatEntry Mxfp8E5m2();
+FormatEntry Mxint8();
+// nvfp4.cc
+FormatEntry Nvfp4();
 
 const std::vector<FormatEntry>& Registry() {
   static const auto& entries = *new std::vector<FormatEntry>{
-      Int2(), Int3(), Int4(), Int5(), Int6(), Int8()};
+      Fp4(),       Fp4Bnb(),    Fp6E2m3(), Fp6E3m2(),   Fp8E4m3(),
+      Fp8E5m2(),   Int2(),      Int3(),    Int4(),      Int5(),
+      Int6(),      Int8(),      Mxfp4(),   Mxfp6E2m3(), Mxfp6E3m2(),
+      Mxfp8E4m3(), Mxfp8E5m2(), Mxint8(),  Nf4(),       Nvfp4()};
   return entries;
 }
 
@@ -32,39 +47,13 @@ absl::StatusOr<const Format*> FindFormat(absl::string_view id) {
   return entry->format.get();
 }
 
-absl::Status CheckWeight(const at::Tensor& weight) {
-  if (weight.dim() != 2 || weight.numel() == 0 ||
-      weight.scalar_type() != at::kFloat) {
-    return base::MakeError(
-        absl::StatusCode::kInvalidArgument, "WEIGHT_SHAPE",
-        "the weight of a linear layer must be a float32 matrix that is not "
-        "empty");
-  }
-  if (at::isfinite(weight).all().item<bool>()) return absl::OkStatus();
-  const int64_t bad =
-      weight.numel() - at::isfinite(weight).sum().item<int64_t>();
-  return base::MakeError(
-      absl::StatusCode::kInvalidArgument, "NON_FINITE_WEIGHT",
-      absl::StrCat(bad, " of ", weight.numel(),
-                   " weights are infinite or not a number; the checkpoint "
-                   "is damaged or was saved after training diverged"),
-      {{"count", absl::StrCat(bad)}});
-}
-
-at::Tensor Dequantize(const QuantizedLinear& linear) {
-  const auto format = FindFormat(linear.format);
-  if (!format.ok()) {
-    // Only a registered format can have made it.
-    spdlog::critical("dequantize: {}", format.status().ToString());
-    abort();
-  }
-  return (*format)->Dequantize(linear);
-}
-
-absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
-                                               const WeightSpec& spec) {
-  ASSIGN_OR_RETURN(const Format* format, FindFormat(spec.format));
-  return format->RoundToNearest(weight, spec);
+absl::StatusOr<spec::Params> ParamsOf(const WeightSpec& spec) {
+  ASSIGN_OR_RETURN(const FormatEntry* entry,
+                   spec::FindEntry(Registry(), "format", spec.format));
+  v1::Component component;
+  component.set_id(spec.format);
+  component.mutable_params()->insert(spec.params.begin(), spec.params.end());
+  return spec::Params::Resolve(component, entry->description);
 }
 
 }  // namespace quantd::formats

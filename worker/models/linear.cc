@@ -84,21 +84,14 @@ class PackedLinear : public Linear {
       : layout_(linear), bits_(BitsOf(linear)), bias_(std::move(bias)) {
     packed_ = PackCodes(linear.codes, bits_).to(device);
     scales_ = NarrowScales(linear.scales).to(device);
-    zeros_ = linear.zeros.to(device);
-    // The tiles are made on the device, the index of a group that the formats
-    // would make themselves is on the CPU.
-    if (!device.is_cpu() && !linear.group_index.defined() &&
-        linear.in_features % linear.group_size != 0) {
-      layout_.group_index = at::arange(linear.in_features)
-                                .floor_divide(linear.group_size)
-                                .to(at::kInt);
-    }
+    if (linear.zeros.defined()) zeros_ = linear.zeros.to(device);
     if (layout_.group_index.defined()) {
       layout_.group_index = layout_.group_index.to(device);
     }
     layout_.codes = at::Tensor();
     layout_.scales = at::Tensor();
     layout_.zeros = at::Tensor();
+    layout_.parts.clear();
   }
 
   at::Tensor Apply(const at::Tensor& input) const override {
@@ -134,9 +127,19 @@ class PackedLinear : public Linear {
     tile.out_features = end - begin;
     tile.codes =
         UnpackCodes(packed_.slice(0, begin, end), bits_, in_features());
-    tile.scales = scales_.slice(0, begin, end).to(at::kFloat);
-    tile.zeros = zeros_.slice(0, begin, end);
+    tile.scales = GridRows(scales_, begin, end).to(at::kFloat);
+    if (zeros_.defined()) tile.zeros = GridRows(zeros_, begin, end);
     return formats::Dequantize(tile);
+  }
+
+  // What rows [begin, end) have of scales or zero points.
+  at::Tensor GridRows(const at::Tensor& grid, int64_t begin,
+                      int64_t end) const {
+    if (layout_.group_axis == 1) return grid.slice(0, begin, end);
+    const at::Tensor weights =
+        at::arange(begin * in_features(), end * in_features(),
+                   grid.options().dtype(at::kLong));
+    return grid.index_select(1, weights.remainder(grid.numel()));
   }
 
   // Sizes and groups; its tensors of codes, scales and zeros are undefined.

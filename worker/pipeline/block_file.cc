@@ -20,7 +20,10 @@ namespace {
 using checkpoints::TensorMap;
 
 // Places in "<module>.layout", int64.
-enum Layout { kOut, kIn, kGroupSize, kSymmetric, kLayoutSize };
+enum Layout { kOut, kIn, kGroupSize, kSymmetric, kGroupAxis, kLayoutSize };
+
+// Followed by the name of one of QuantizedLinear::parts.
+constexpr char kPartPrefix[] = ".part.";
 
 absl::Status Damaged(const std::string& module) {
   return base::MakeError(
@@ -47,6 +50,7 @@ at::Tensor LayoutTensor(const formats::QuantizedLinear& linear) {
   layout[kIn] = linear.in_features;
   layout[kGroupSize] = linear.group_size;
   layout[kSymmetric] = linear.symmetric ? 1 : 0;
+  layout[kGroupAxis] = linear.group_axis;
   return tensor;
 }
 
@@ -62,7 +66,12 @@ absl::Status AddModule(const std::string& name,
   (*tensors)[absl::StrCat(name, ".format")] = TextTensor(linear.format);
   (*tensors)[absl::StrCat(name, ".layout")] = LayoutTensor(linear);
   (*tensors)[absl::StrCat(name, ".scales")] = linear.scales;
-  (*tensors)[absl::StrCat(name, ".zeros")] = linear.zeros;
+  if (linear.zeros.defined()) {
+    (*tensors)[absl::StrCat(name, ".zeros")] = linear.zeros;
+  }
+  for (const auto& [part, tensor] : linear.parts) {
+    (*tensors)[absl::StrCat(name, kPartPrefix, part)] = tensor;
+  }
   if (linear.group_index.defined()) {
     (*tensors)[absl::StrCat(name, ".group_index")] = linear.group_index;
   }
@@ -76,6 +85,18 @@ at::Tensor Part(const TensorMap& tensors, const std::string& module,
   return found == tensors.end() ? at::Tensor() : found->second;
 }
 
+std::map<std::string, at::Tensor> PartsOf(const TensorMap& tensors,
+                                          const std::string& module) {
+  const std::string prefix = absl::StrCat(module, kPartPrefix);
+  std::map<std::string, at::Tensor> parts;
+  for (auto it = tensors.lower_bound(prefix); it != tensors.end(); ++it) {
+    absl::string_view name = it->first;
+    if (!absl::ConsumePrefix(&name, prefix)) break;
+    parts[std::string(name)] = it->second;
+  }
+  return parts;
+}
+
 absl::StatusOr<formats::QuantizedLinear> ReadModule(const TensorMap& tensors,
                                                     const std::string& name) {
   const at::Tensor layout = Part(tensors, name, "layout");
@@ -86,16 +107,18 @@ absl::StatusOr<formats::QuantizedLinear> ReadModule(const TensorMap& tensors,
   linear.zeros = Part(tensors, name, "zeros");
   linear.group_index = Part(tensors, name, "group_index");
   if (!text.defined() || !linear.codes.defined() || !linear.scales.defined() ||
-      !linear.zeros.defined() || layout.scalar_type() != at::kLong ||
+      !layout.defined() || layout.scalar_type() != at::kLong ||
       layout.numel() != kLayoutSize) {
     return Damaged(name);
   }
+  linear.parts = PartsOf(tensors, name);
   const int64_t* values = layout.const_data_ptr<int64_t>();
   linear.format = TextOf(text);
   linear.out_features = values[kOut];
   linear.in_features = values[kIn];
   linear.group_size = values[kGroupSize];
   linear.symmetric = values[kSymmetric] != 0;
+  linear.group_axis = values[kGroupAxis];
   if (linear.codes.scalar_type() == at::kInt) {
     ASSIGN_OR_RETURN(const formats::Format* format,
                      formats::FindFormat(linear.format));

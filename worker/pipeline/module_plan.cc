@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/module_plan.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +23,30 @@ absl::Status Refuse(const std::string& module, absl::string_view reason,
                          {{"module", module}});
 }
 
+// The group size of a format that has only one; else as the recipe says.
+absl::StatusOr<int64_t> GroupSize(const v1::WeightFormat& weights,
+                                  const formats::Format& format,
+                                  const std::string& module) {
+  const int64_t fixed = format.fixed_group_size();
+  const int64_t asked = weights.group_size();
+  if (fixed != 0) return fixed;
+  if (asked > 0 || asked == -1) return asked;
+  return Refuse(
+      module, "GROUP_SIZE_INVALID",
+      absl::StrCat("group size ", asked, " is neither -1 nor positive"));
+}
+
+absl::Status FillSpec(const v1::WeightFormat& weights, ModulePlan* plan) {
+  ASSIGN_OR_RETURN(const formats::Format* format,
+                   formats::FindFormat(weights.format()));
+  ASSIGN_OR_RETURN(const int64_t group_size,
+                   GroupSize(weights, *format, plan->name));
+  plan->spec = {weights.format(), group_size, weights.symmetric(),
+                weights.scale_dtype()};
+  plan->spec.params.insert(weights.params().begin(), weights.params().end());
+  return base::AddContext(formats::ParamsOf(plan->spec).status(), plan->name);
+}
+
 absl::Status FillPlan(const v1::Recipe& recipe, ModulePlan* plan) {
   const spec::ModuleSettings settings = spec::SettingsFor(recipe, plan->name);
   plan->quantized = !settings.skip;
@@ -33,14 +58,7 @@ absl::Status FillPlan(const v1::Recipe& recipe, ModulePlan* plan) {
                                settings.activations, "; use bf16"));
   }
   const v1::WeightFormat& weights = settings.weights;
-  if (weights.group_size() == 0 || weights.group_size() < -1) {
-    return Refuse(plan->name, "GROUP_SIZE_INVALID",
-                  absl::StrCat("group size ", weights.group_size(),
-                               " is neither -1 nor a positive number"));
-  }
-  RETURN_IF_ERROR(formats::FindFormat(weights.format()).status());
-  plan->spec = {weights.format(), weights.group_size(), weights.symmetric(),
-                weights.scale_dtype()};
+  RETURN_IF_ERROR(FillSpec(settings.weights, plan));
   plan->method = recipe.method();
   for (const auto& [name, value] : settings.extra) {
     (*plan->method.mutable_params())[name] = value;
@@ -58,6 +76,40 @@ ModulePlan PlanFor(const models::LinearShape& shape, int64_t block) {
   return plan;
 }
 
+// Every pattern names something: a linear, the head even where it stays as it
+// is, or, to leave it alone, a router.
+absl::Status CheckOverrides(const v1::Recipe& recipe,
+                            const models::Model& model,
+                            const std::vector<ModulePlan>& plans) {
+  std::vector<std::string> names = {model.HeadShape().name};
+  for (const ModulePlan& plan : plans) names.push_back(plan.name);
+  std::vector<std::string> routers;
+  for (int64_t block = 0; block < model.num_blocks(); ++block) {
+    for (std::string& name : model.RouterLinears(block)) {
+      routers.push_back(std::move(name));
+    }
+  }
+  const auto matches = [](const std::string& pattern,
+                          const std::vector<std::string>& of) {
+    return std::any_of(of.begin(), of.end(), [&](const std::string& name) {
+      return spec::GlobMatches(pattern, name);
+    });
+  };
+  for (const v1::Override& row : recipe.overrides()) {
+    if (row.skip() || matches(row.pattern(), names) ||
+        !matches(row.pattern(), routers)) {
+      continue;
+    }
+    return base::MakeError(
+        absl::StatusCode::kInvalidArgument, "ROUTER_STAYS_FLOAT",
+        absl::StrCat("the pattern \"", row.pattern(),
+                     "\" matches routers alone, which are never quantized; "
+                     "give it \"skip\": true or leave it out"));
+  }
+  names.insert(names.end(), routers.begin(), routers.end());
+  return spec::CheckPatterns(recipe, names);
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<ModulePlan>> PlanModules(
@@ -71,10 +123,7 @@ absl::StatusOr<std::vector<ModulePlan>> PlanModules(
   const ModulePlan head = PlanFor(model.HeadShape(), kHeadBlock);
   if (recipe.quantize_lm_head()) plans.push_back(head);
 
-  // A pattern may name the head even where the head stays as it is.
-  std::vector<std::string> names = {head.name};
-  for (const ModulePlan& plan : plans) names.push_back(plan.name);
-  RETURN_IF_ERROR(spec::CheckPatterns(recipe, names));
+  RETURN_IF_ERROR(CheckOverrides(recipe, model, plans));
 
   bool any = false;
   for (ModulePlan& plan : plans) {
@@ -122,13 +171,8 @@ double BitsPerWeight(const std::vector<ModulePlan>& modules) {
   for (const ModulePlan& plan : modules) {
     const auto format = formats::FindFormat(plan.spec.format);
     if (!plan.quantized || !format.ok()) continue;
-    const int64_t group = plan.spec.GroupSizeFor(plan.in_features);
-    const int64_t groups = (plan.in_features + group - 1) / group;
-    const int code_bits = (*format)->bits();
-    const int scale_bits = plan.spec.scale_dtype == "float32" ? 32 : 16;
-    const int grid_bits = scale_bits + (plan.spec.symmetric ? 0 : code_bits);
-    bits += static_cast<double>(plan.out_features) *
-            (plan.in_features * code_bits + groups * grid_bits);
+    bits += static_cast<double>(plan.out_features) * plan.in_features *
+            (*format)->BitsPerWeight(plan.spec, plan.in_features);
     weights += static_cast<double>(plan.out_features) * plan.in_features;
   }
   return weights > 0 ? bits / weights : 0;

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small floating-point types with one scale for each group, row or tensor: one
+// row per type, the words in docs/formats/float.md.
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/status_macros.h"
+#include "worker/formats/format.h"
+#include "worker/formats/level_format.h"
+
+namespace quantd::formats {
+namespace {
+
+struct FloatType {
+  const char* id = "";
+  int exponent_bits = 0;
+  int mantissa_bits = 0;
+  int bias = 0;
+  float largest = 0;
+  const char* words = "";
+};
+
+class FloatFormat : public LevelFormat {
+ public:
+  explicit FloatFormat(const FloatType& type)
+      : LevelFormat(
+            1 + type.exponent_bits + type.mantissa_bits,
+            MakeLevelRule(FloatLevels(type.exponent_bits, type.mantissa_bits,
+                                      type.bias, type.largest),
+                          Ties::kToEvenCode),
+            /*fixed_group_size=*/0) {}
+
+  double BitsPerWeight(const WeightSpec& spec,
+                       int64_t in_features) const override {
+    const auto params = ParamsOf(spec);
+    if (params.ok() && HasTensorScope(*params)) return bits();
+    return bits() + ScaleShare(spec, in_features, /*zero_bits=*/0);
+  }
+
+ protected:
+  // The largest magnitude becomes the largest level. Values that a rounded
+  // scale leaves above it saturate.
+  absl::StatusOr<ScaleRule> MakeScaleRule(const WeightSpec& spec,
+                                          float) const override {
+    ASSIGN_OR_RETURN(const kernels::ScaleType type,
+                     ParseScaleType(spec.scale_dtype));
+    return [type, largest = largest()](float amax) {
+      if (amax == 0) return 1.0f;
+      return kernels::RoundScale(amax / largest, type);
+    };
+  }
+};
+
+FormatEntry MakeEntry(const FloatType& type) {
+  FormatEntry entry = MakeLevelEntry(type.id, "floating", "float",
+                                     std::make_shared<FloatFormat>(type));
+  entry.description.set_summary(
+      absl::StrCat(type.words,
+                   " with a scale for every group of input features, row or "
+                   "layer."));
+  *entry.description.add_params() = ScopeParameter();
+  return entry;
+}
+
+}  // namespace
+
+FormatEntry Fp4() {
+  return MakeEntry({"fp4", 2, 1, 1, 6, "4-bit floats, E2M1,"});
+}
+FormatEntry Fp6E2m3() {
+  return MakeEntry({"fp6_e2m3", 2, 3, 1, 7.5, "6-bit floats, E2M3,"});
+}
+FormatEntry Fp6E3m2() {
+  return MakeEntry({"fp6_e3m2", 3, 2, 3, 28, "6-bit floats, E3M2,"});
+}
+FormatEntry Fp8E4m3() {
+  return MakeEntry({"fp8_e4m3", 4, 3, 7, 448, "8-bit floats, E4M3FN,"});
+}
+FormatEntry Fp8E5m2() {
+  return MakeEntry({"fp8_e5m2", 5, 2, 15, 57344, "8-bit floats, E5M2,"});
+}
+
+}  // namespace quantd::formats

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every number format has in common.
+#include "worker/formats/format.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/isfinite.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
+#include "proto/base/status_macros.h"
+#include "spdlog/spdlog.h"
+
+namespace quantd::formats {
+namespace {
+
+// Groups that are one row each: float32 [out * groups, group_size].
+at::Tensor GroupRows(const at::Tensor& columns, int64_t group_size) {
+  return columns.reshape({-1, group_size}).contiguous();
+}
+
+// Columns of `weight` that belong together: the whole groups, then the short
+// one.
+struct Part {
+  at::Tensor columns;  // float32 [out, count]
+  int64_t first_group = 0;
+  int64_t groups = 0;
+  int64_t group_size = 0;
+};
+
+std::vector<Part> Cut(const at::Tensor& weight, int64_t group_size) {
+  const int64_t groups = weight.size(1) / group_size;
+  const int64_t whole = groups * group_size;
+  std::vector<Part> parts = {
+      {weight.narrow(1, 0, whole), 0, groups, group_size}};
+  if (const int64_t rest = weight.size(1) - whole; rest > 0) {
+    parts.push_back({weight.narrow(1, whole, rest), groups, 1, rest});
+  }
+  return parts;
+}
+
+at::Tensor Join(const std::vector<at::Tensor>& columns) {
+  return columns.size() == 1 ? columns[0].contiguous() : at::cat(columns, 1);
+}
+
+// [out, groups] from one row per group.
+at::Tensor PerGroup(const at::Tensor& rows, const Part& part) {
+  return rows.cpu().view({-1, part.groups});
+}
+
+absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
+                              const WeightSpec& spec, float tensor_scale,
+                              QuantizedLinear* linear) {
+  std::vector<at::Tensor> scales;
+  std::vector<at::Tensor> zeros;
+  for (const Part& part : Cut(weight, linear->group_size)) {
+    ASSIGN_OR_RETURN(const Grid grid,
+                     format.ChooseGrid(GroupRows(part.columns, part.group_size),
+                                       spec, tensor_scale));
+    scales.push_back(PerGroup(grid.scale, part));
+    if (grid.zero.defined()) zeros.push_back(PerGroup(grid.zero, part));
+  }
+  linear->scales = Join(scales);
+  if (!zeros.empty()) linear->zeros = Join(zeros);
+  return absl::OkStatus();
+}
+
+// One grid for all, repeated for every group, so that who reads groups need not
+// know.
+absl::Status ChooseTensorGrid(const Format& format, const at::Tensor& weight,
+                              const WeightSpec& spec, float tensor_scale,
+                              QuantizedLinear* linear) {
+  ASSIGN_OR_RETURN(
+      const Grid grid,
+      format.ChooseGrid(GroupRows(weight, weight.numel()), spec, tensor_scale));
+  const int64_t groups =
+      (weight.size(1) + linear->group_size - 1) / linear->group_size;
+  const auto repeated = [&](const at::Tensor& one) {
+    return one.cpu().view({1, 1}).repeat({weight.size(0), groups});
+  };
+  linear->scales = repeated(grid.scale);
+  if (grid.zero.defined()) linear->zeros = repeated(grid.zero);
+  return absl::OkStatus();
+}
+
+// The codes nearest to `weight` on the grids of `linear`.
+at::Tensor NearestCodes(const Format& format, const at::Tensor& weight,
+                        const QuantizedLinear& linear) {
+  std::vector<at::Tensor> codes;
+  for (const Part& part : Cut(weight, linear.group_size)) {
+    const auto rows = [&part](const at::Tensor& per_group) {
+      return per_group.narrow(1, part.first_group, part.groups)
+          .to(at::kFloat)
+          .flatten();
+    };
+    Grid grid{rows(linear.scales), at::Tensor()};
+    if (linear.zeros.defined()) grid.zero = rows(linear.zeros);
+    codes.push_back(
+        format.Nearest(GroupRows(part.columns, part.group_size), grid)
+            .cpu()
+            .view({linear.out_features, -1}));
+  }
+  return Join(codes);
+}
+
+// `per_group` [out, groups] as [out, in].
+at::Tensor SpreadGroups(const at::Tensor& per_group,
+                        const QuantizedLinear& linear) {
+  at::Tensor group = linear.group_index;
+  if (!group.defined()) {
+    group = at::arange(linear.in_features,
+                       at::TensorOptions(per_group.device()).dtype(at::kInt))
+                .floor_divide(linear.group_size);
+  }
+  return per_group.index_select(1, group.to(at::kLong));
+}
+
+}  // namespace
+
+float Format::TensorScale(const at::Tensor&, const WeightSpec&) const {
+  return 1;
+}
+
+absl::Status Format::CheckLayout(const WeightSpec&) const {
+  return absl::OkStatus();
+}
+
+absl::Status Format::Finish(const WeightSpec&, float, QuantizedLinear*) const {
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<kernels::IntegerGridRule>> Format::IntegerRule(
+    const WeightSpec&) const {
+  return std::nullopt;
+}
+
+at::Tensor Format::Values(const at::Tensor& codes) const {
+  return levels()
+      .to(codes.device())
+      .index_select(0, codes.flatten().to(at::kInt))
+      .view(codes.sizes());
+}
+
+absl::StatusOr<QuantizedLinear> Format::ChooseGrids(
+    const at::Tensor& weight, const WeightSpec& spec) const {
+  RETURN_IF_ERROR(CheckWeight(weight));
+  RETURN_IF_ERROR(CheckLayout(spec));
+  ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
+  QuantizedLinear linear;
+  linear.format = spec.format;
+  linear.out_features = weight.size(0);
+  linear.in_features = weight.size(1);
+  linear.group_size =
+      std::min(spec.GroupSizeFor(linear.in_features), linear.in_features);
+  linear.symmetric = spec.symmetric;
+  const float tensor_scale = TensorScale(weight, spec);
+  RETURN_IF_ERROR(
+      HasTensorScope(params)
+          ? ChooseTensorGrid(*this, weight, spec, tensor_scale, &linear)
+          : ChooseGroupGrids(*this, weight, spec, tensor_scale, &linear));
+  RETURN_IF_ERROR(Finish(spec, tensor_scale, &linear));
+  return linear;
+}
+
+absl::StatusOr<QuantizedLinear> Format::RoundToNearest(
+    const at::Tensor& weight, const WeightSpec& spec) const {
+  ASSIGN_OR_RETURN(QuantizedLinear linear, ChooseGrids(weight, spec));
+  linear.codes = NearestCodes(*this, weight, linear);
+  return linear;
+}
+
+at::Tensor Dequantize(const QuantizedLinear& linear) {
+  const auto format = FindFormat(linear.format);
+  if (!format.ok()) {
+    // Only a registered format can have made it.
+    spdlog::critical("dequantize: {}", format.status().ToString());
+    abort();
+  }
+  at::Tensor values = (*format)->Values(linear.codes);
+  if (linear.group_axis == 0) {
+    values = values.view({-1, linear.scales.numel()});
+    if (linear.zeros.defined()) values.sub_(linear.zeros);
+    return values.mul_(linear.scales)
+        .view({linear.out_features, linear.in_features});
+  }
+  const bool even = !linear.group_index.defined() &&
+                    linear.in_features % linear.group_size == 0;
+  if (even) {
+    values = values.view({linear.out_features, -1, linear.group_size});
+    if (linear.zeros.defined()) {
+      values.sub_(linear.zeros.to(at::kFloat).unsqueeze(2));
+    }
+    return values.mul_(linear.scales.unsqueeze(2))
+        .view({linear.out_features, linear.in_features});
+  }
+  if (linear.zeros.defined()) {
+    values.sub_(SpreadGroups(linear.zeros.to(at::kFloat), linear));
+  }
+  return values.mul_(SpreadGroups(linear.scales, linear));
+}
+
+absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
+                                               const WeightSpec& spec) {
+  ASSIGN_OR_RETURN(const Format* format, FindFormat(spec.format));
+  return format->RoundToNearest(weight, spec);
+}
+
+absl::Status CheckWeight(const at::Tensor& weight) {
+  if (weight.dim() != 2 || weight.numel() == 0 ||
+      weight.scalar_type() != at::kFloat) {
+    return base::MakeError(
+        absl::StatusCode::kInvalidArgument, "WEIGHT_SHAPE",
+        "the weight of a linear layer must be a float32 matrix that is not "
+        "empty");
+  }
+  const at::Tensor finite = at::isfinite(weight);
+  if (finite.all().item<bool>()) return absl::OkStatus();
+  const int64_t bad = weight.numel() - finite.sum().item<int64_t>();
+  return base::MakeError(
+      absl::StatusCode::kInvalidArgument, "NON_FINITE_WEIGHT",
+      absl::StrCat(bad, " of ", weight.numel(),
+                   " weights are infinite or not a number; the checkpoint "
+                   "is damaged or was saved after training diverged"),
+      {{"count", absl::StrCat(bad)}});
+}
+
+v1::Parameter ScopeParameter() {
+  return spec::StringParameter(
+      "scope", "group", {"group", "tensor"},
+      "What shares a grid: a group of input features of one row (group size "
+      "-1: the whole row), or all weights of a layer.");
+}
+
+bool HasTensorScope(const spec::Params& params) {
+  const auto scope = params.values().find("scope");
+  return scope != params.values().end() &&
+         scope->second.string_value() == "tensor";
+}
+
+absl::StatusOr<kernels::ScaleType> ParseScaleType(
+    const std::string& scale_dtype) {
+  if (scale_dtype == "float16") return kernels::ScaleType::kFloat16;
+  if (scale_dtype == "bfloat16") return kernels::ScaleType::kBfloat16;
+  if (scale_dtype == "float32") return kernels::ScaleType::kFloat32;
+  return base::MakeError(
+      absl::StatusCode::kInvalidArgument, "SCALE_TYPE_UNKNOWN",
+      absl::StrCat("scales cannot be stored as \"", scale_dtype,
+                   "\"; use float16, bfloat16 or float32"));
+}
+
+double ScaleShare(const WeightSpec& spec, int64_t in_features, int zero_bits) {
+  const int64_t group = std::min(spec.GroupSizeFor(in_features), in_features);
+  const int64_t groups = (in_features + group - 1) / group;
+  const int scale_bits = spec.scale_dtype == "float32" ? 32 : 16;
+  return static_cast<double>(groups * (scale_bits + zero_bits)) /
+         static_cast<double>(in_features);
+}
+
+}  // namespace quantd::formats

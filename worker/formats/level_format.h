@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// What formats share whose codes stand for a fixed table of levels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "worker/formats/format.h"
+#include "worker/kernels/level_grid.h"
+
+namespace quantd::formats {
+
+// One code of a table.
+struct Level {
+  float value = 0;
+  uint8_t code = 0;
+};
+
+// Where a value goes that lies in the middle between two levels.
+enum class Ties {
+  kToEvenCode,  // To the level whose code is even: IEEE 754's rule.
+  kDown,        // To the smaller level.
+};
+
+// `levels` in rising order, -0 before +0. The middles are float32, and exact
+// for every binary floating-point type of at most 8 bits.
+kernels::LevelGridRule MakeLevelRule(const std::vector<Level>& levels,
+                                     Ties ties);
+
+// Levels of a sign-magnitude floating-point type of 1 + exponent_bits +
+// mantissa_bits bits, subnormals included; codes above `largest` (infinities,
+// NaNs) are left out.
+std::vector<Level> FloatLevels(int exponent_bits, int mantissa_bits, int bias,
+                               float largest);
+
+// The scale of a group from the largest magnitude in it, which is finite.
+using ScaleRule = std::function<float(float)>;
+
+class LevelFormat : public Format {
+ public:
+  // `fixed_group_size` 0: any group size will do.
+  LevelFormat(int bits, const kernels::LevelGridRule& rule,
+              int64_t fixed_group_size);
+
+  int bits() const override { return bits_; }
+  const at::Tensor& levels() const override { return levels_; }
+  const kernels::LevelGridRule* level_rule() const override { return &rule_; }
+  int64_t fixed_group_size() const override { return fixed_group_size_; }
+  absl::Status CheckLayout(const WeightSpec& spec) const override;
+  absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
+                                  const WeightSpec& spec,
+                                  float tensor_scale) const override;
+  at::Tensor Nearest(const at::Tensor& values, const Grid& grid) const override;
+  // The largest finite level.
+  float largest() const { return largest_; }
+
+ protected:
+  // INVALID_ARGUMENT: what is wrong with the parameters.
+  virtual absl::StatusOr<ScaleRule> MakeScaleRule(const WeightSpec& spec,
+                                                  float tensor_scale) const = 0;
+
+ private:
+  const int bits_;
+  const kernels::LevelGridRule rule_;
+  const int64_t fixed_group_size_;
+  at::Tensor levels_;
+  float largest_ = 0;
+};
+
+// The start of a registry row: what all of these formats provide and require.
+// `kind` is "floating", "codebook" or "microscaling"; `page` below
+// docs/formats.
+FormatEntry MakeLevelEntry(const std::string& id, const std::string& kind,
+                           const std::string& page,
+                           std::shared_ptr<const LevelFormat> format);
+
+// Scales of a group that have no share in spec.scale_dtype: bits per weight of
+// one of `bits` per group.
+double GroupShare(int64_t in_features, int64_t group_size, double bits);
+
+}  // namespace quantd::formats

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+// Half-quadratic quantization (Badri and Shaji, 2023): with the scales of the
+// min-max grid given, moves the zero points so that the |w - w^|^p, p < 1, of a
+// group become small; needs no data. docs/methods/hqq.md has the equations and
+// where we differ from the published code.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/where.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
+#include "proto/base/status_macros.h"
+#include "worker/methods/method.h"
+
+namespace quantd::methods {
+namespace {
+
+v1::ComponentEntry Describe() {
+  v1::ComponentEntry entry;
+  entry.set_seam(v1::SEAM_METHOD);
+  entry.set_id("hqq");
+  entry.set_summary(
+      "Moves zero points so that a sparse norm of the weight error becomes "
+      "small; needs no calibration data.");
+  entry.set_reference(
+      "Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning "
+      "Models, 2023; docs/methods/hqq.md");
+  *entry.add_params() =
+      spec::DoubleParameter("lp_norm", 0.7, 0.1, 1, "The exponent p.");
+  *entry.add_params() = spec::DoubleParameter(
+      "beta", 10, 1e-3, 1e6, "Weight of the splitting; larger steps less far.");
+  *entry.add_params() = spec::DoubleParameter(
+      "kappa", 1, 1, 2, "What beta is multiplied with after every step.");
+  *entry.add_params() = spec::IntParameter("iterations", 20, 0, 1000,
+                                           "Steps; 0 keeps the min-max grid.");
+  *entry.add_params() = spec::IntParameter(
+      "axis", 1, 0, 1,
+      "1: groups run along the input features of a row; 0: down the columns of "
+      "the weight folded to as many rows as a group has members.");
+  *entry.add_params() = spec::StringParameter(
+      "round_zero", "auto", {"auto", "yes", "no"},
+      "Rounds the first zero points to integers; auto: at 4 bits, as "
+      "published.");
+  *entry.add_params() = spec::StringParameter(
+      "solver", "best", {"best", "reference"},
+      "best keeps each group's best zero point; reference stops all groups "
+      "together and keeps the last, as the published code does.");
+  for (const auto& [seam, property, why, suggestion] :
+       std::vector<std::tuple<v1::Seam, std::string, std::string, std::string>>{
+           {v1::SEAM_FORMAT, "integer", "it moves the zero points of integers",
+            "int2, int3, int4, int5, int6 or int8"},
+           {v1::SEAM_FORMAT, "asymmetric",
+            "a symmetric grid has no zero point to move", "--asym, or gptq"},
+           {v1::SEAM_EXPORT, "fractional_zero",
+            "its zero points lie between codes", "the export dequantized"}}) {
+    v1::Requirement* requirement = entry.add_requirements();
+    requirement->set_seam(seam);
+    requirement->set_property(property);
+    requirement->set_why(why);
+    requirement->set_suggestion(suggestion);
+  }
+  return entry;
+}
+
+struct Options {
+  double lp_norm = 0.7;
+  double beta = 10;
+  double kappa = 1;
+  int64_t iterations = 20;
+  int64_t axis = 1;
+  std::string round_zero = "auto";
+  bool keep_best = true;
+};
+
+// Groups along `dim` of a matrix, their grids in the published notation:
+// code = round(w * inverse + zero), w^ = (code - zero) / inverse.
+struct Groups {
+  at::Tensor weight;
+  int64_t dim = 1;
+  at::Tensor inverse;
+  at::Tensor zero;
+  at::Tensor scale;
+  float max_code = 0;
+
+  at::Tensor Codes(const at::Tensor& z) const {
+    return weight.mul(inverse).add_(z).round_().clamp_(0, max_code);
+  }
+};
+
+at::ScalarType StorageType(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  return name == "bfloat16" ? at::kBFloat16 : at::kHalf;
+}
+
+// As `type` stores it. float16 neither overflows nor becomes 0.
+at::Tensor Stored(const at::Tensor& scale, at::ScalarType type) {
+  if (type == at::kFloat) return scale;
+  if (type == at::kBFloat16) return scale.to(type).to(at::kFloat);
+  return scale.clamp(5.9604644775390625e-8, 65504).to(type).to(at::kFloat);
+}
+
+// Zero points of a narrow range can lie far outside the codes.
+at::Tensor StoredZero(const at::Tensor& zero, at::ScalarType type) {
+  if (type != at::kHalf) return zero.to(type).to(at::kFloat);
+  return zero.clamp(-65504, 65504).to(type).to(at::kFloat);
+}
+
+// Min-max grids with the published guards: a range below 1e-4 gets the inverse
+// scale 1, and none is above 2e4.
+Groups MinMax(const at::Tensor& weight, int64_t dim, float max_code,
+              at::ScalarType type) {
+  Groups groups{.weight = weight, .dim = dim, .max_code = max_code};
+  const at::Tensor low = weight.amin(dim, /*keepdim=*/true);
+  const at::Tensor range = weight.amax(dim, /*keepdim=*/true).sub(low);
+  // A product with the reciprocal, as the published code has it.
+  const at::Tensor inverse = range.reciprocal().mul_(max_code);
+  groups.inverse = at::where(range.le(1e-4), at::full_like(range, 1), inverse)
+                       .clamp_max(2e4);
+  groups.scale = groups.inverse.reciprocal();
+  if (type != at::kFloat) {
+    groups.scale = Stored(groups.scale, type);
+    groups.inverse = groups.scale.reciprocal();
+  }
+  groups.zero = low.neg().mul_(groups.inverse);
+  return groups;
+}
+
+// sign(x) max(|x| - |x|^(p-1) / beta, 0): the proximal operator of |x|^p.
+// |0|^(p-1) is infinite and gives 0, as it should.
+at::Tensor Shrink(const at::Tensor& x, double beta, double p) {
+  const at::Tensor size = x.abs();
+  return at::relu(size.sub(size.pow(p - 1).mul_(1.0 / beta))).mul_(x.sign());
+}
+
+struct Step {
+  at::Tensor error;  // |w - w^| of the zero points the step began with.
+  at::Tensor zero;   // The next ones.
+};
+Step Advance(const Groups& groups, const at::Tensor& zero, double beta,
+             double p) {
+  const at::Tensor codes = groups.Codes(zero);
+  const at::Tensor miss =
+      groups.weight.sub(codes.sub(zero).div_(groups.inverse));
+  const at::Tensor kept = groups.weight.sub(Shrink(miss, beta, p));
+  return {
+      miss.abs(),
+      codes.sub(kept.mul_(groups.inverse)).mean(groups.dim, /*keepdim=*/true)};
+}
+
+// What every group of a layer has in common.
+struct Grids {
+  float max_code = 0;
+  at::ScalarType scale_type = at::kHalf;
+  bool round_zero = false;
+};
+
+// A matrix whose groups run along one dimension, and where its result goes.
+struct Slab {
+  at::Tensor weight;
+  at::Tensor codes;
+  at::Tensor scales;
+  at::Tensor zeros;
+
+  Slab Rows(int64_t begin, int64_t end) const {
+    return {weight.slice(0, begin, end), codes.slice(0, begin, end),
+            scales.slice(0, begin, end), zeros.slice(0, begin, end)};
+  }
+};
+
+struct ColumnRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t group_size = 0;
+};
+
+class HqqMethod : public Method {
+ public:
+  explicit HqqMethod(const Options& options) : options_(options) {}
+
+  Needs needs() const override { return Needs::kNothing; }
+
+  absl::StatusOr<LinearSolution> QuantizeLinear(
+      const LinearProblem& problem,
+      const base::CancelToken& cancel) const override;
+
+ private:
+  absl::Status SolveSlab(const Grids& grids, const Slab& slab,
+                         const base::CancelToken& cancel) const;
+  absl::Status SolveColumns(const Grids& grids, const Slab& rows,
+                            const ColumnRange& range,
+                            const base::CancelToken& cancel) const;
+  absl::Status Solve(const base::CancelToken& cancel, Groups* groups) const;
+  absl::Status SolveTogether(const base::CancelToken& cancel,
+                             Groups* groups) const;
+  bool RoundsZero(int bits) const {
+    if (options_.round_zero == "auto") return bits == 4;
+    return options_.round_zero == "yes";
+  }
+
+  const Options options_;
+};
+
+// Every group keeps the zero point of its least sum of |w - w^|, so that none
+// is worse than its min-max grid.
+absl::Status HqqMethod::Solve(const base::CancelToken& cancel,
+                              Groups* groups) const {
+  at::Tensor zero = groups->zero;
+  at::Tensor best = at::full_like(zero, std::numeric_limits<float>::infinity());
+  double beta = options_.beta;
+  // One turn more, to judge what the last step found.
+  for (int64_t i = 0; i <= options_.iterations; ++i) {
+    RETURN_IF_ERROR(cancel.Check());
+    const Step step = Advance(*groups, zero, beta, options_.lp_norm);
+    const at::Tensor error = step.error.sum(groups->dim, /*keepdim=*/true);
+    const at::Tensor better = error.lt(best);
+    best = at::where(better, error, best);
+    groups->zero = at::where(better, zero, groups->zero);
+    zero = step.zero;
+    beta *= options_.kappa;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HqqMethod::SolveTogether(const base::CancelToken& cancel,
+                                      Groups* groups) const {
+  float best = std::numeric_limits<float>::infinity();
+  double beta = options_.beta;
+  for (int64_t i = 0; i < options_.iterations; ++i) {
+    RETURN_IF_ERROR(cancel.Check());
+    const Step step = Advance(*groups, groups->zero, beta, options_.lp_norm);
+    groups->zero = step.zero;
+    const float error = step.error.mean().item<float>();
+    if (!(error < best)) break;
+    best = error;
+    beta *= options_.kappa;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAxis(const at::Tensor& weight, int64_t axis,
+                       int64_t group_size) {
+  if (axis == 1 || weight.numel() % group_size == 0) return absl::OkStatus();
+  return base::MakeError(
+      absl::StatusCode::kInvalidArgument, "GROUP_SIZE_INVALID",
+      absl::StrCat("groups of ", group_size, " do not divide ", weight.numel(),
+                   " weights; use method.axis=1 or another group size"));
+}
+
+// Groups small enough that all steps on them run inside the cache.
+constexpr int64_t kWeightsAtATime = int64_t{1} << 16;
+
+formats::QuantizedLinear EmptyLinear(const LinearProblem& problem, int64_t axis,
+                                     int64_t group_size) {
+  const int64_t out = problem.weight.size(0);
+  const int64_t in = problem.weight.size(1);
+  formats::QuantizedLinear linear;
+  linear.format = problem.spec.format;
+  linear.out_features = out;
+  linear.in_features = in;
+  linear.group_size = group_size;
+  linear.group_axis = axis;
+  linear.symmetric = false;
+  const int64_t rows = axis == 1 ? out : 1;
+  const int64_t groups =
+      axis == 1 ? (in + group_size - 1) / group_size : out * in / group_size;
+  linear.codes = at::empty({out, in}, at::kByte);
+  linear.scales = at::empty({rows, groups}, at::kFloat);
+  linear.zeros = at::empty({rows, groups}, at::kFloat);
+  return linear;
+}
+
+absl::Status HqqMethod::SolveSlab(const Grids& grids, const Slab& slab,
+                                  const base::CancelToken& cancel) const {
+  Groups groups =
+      MinMax(slab.weight, options_.axis, grids.max_code, grids.scale_type);
+  if (grids.round_zero) groups.zero.round_();
+  RETURN_IF_ERROR(options_.keep_best ? Solve(cancel, &groups)
+                                     : SolveTogether(cancel, &groups));
+  const at::Tensor zero = StoredZero(groups.zero, grids.scale_type);
+  slab.codes.copy_(groups.Codes(zero).view(slab.codes.sizes()));
+  slab.scales.copy_(groups.scale.view(slab.scales.sizes()));
+  slab.zeros.copy_(zero.view(slab.zeros.sizes()));
+  return absl::OkStatus();
+}
+
+// Columns [begin, end) of some rows, cut into groups of `size` columns.
+absl::Status HqqMethod::SolveColumns(const Grids& grids, const Slab& rows,
+                                     const ColumnRange& range,
+                                     const base::CancelToken& cancel) const {
+  const int64_t columns = range.end - range.begin;
+  if (columns == 0) return absl::OkStatus();
+  const int64_t first = range.begin / range.group_size;
+  const int64_t size = std::min(range.group_size, columns);
+  const int64_t count = columns / size;
+  return SolveSlab(
+      grids,
+      {rows.weight.narrow(1, range.begin, columns).reshape({-1, size}),
+       rows.codes.narrow(1, range.begin, columns),
+       rows.scales.narrow(1, first, count), rows.zeros.narrow(1, first, count)},
+      cancel);
+}
+
+absl::StatusOr<LinearSolution> HqqMethod::QuantizeLinear(
+    const LinearProblem& problem, const base::CancelToken& cancel) const {
+  RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
+  ASSIGN_OR_RETURN(const formats::Format* format,
+                   formats::FindFormat(problem.spec.format));
+  const at::Tensor weight = problem.weight.cpu();
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const int64_t limit = options_.axis == 1 ? in : out;
+  const int64_t asked = problem.spec.group_size;
+  const int64_t group_size = asked <= 0 ? limit : std::min(asked, limit);
+  RETURN_IF_ERROR(CheckAxis(weight, options_.axis, group_size));
+  const Grids grids = {static_cast<float>(format->max_code()),
+                       StorageType(problem.spec.scale_dtype),
+                       RoundsZero(format->bits())};
+  LinearSolution solution;
+  solution.linear = EmptyLinear(problem, options_.axis, group_size);
+  const Slab all = {weight, solution.linear.codes, solution.linear.scales,
+                    solution.linear.zeros};
+  if (options_.axis == 0) {
+    RETURN_IF_ERROR(SolveSlab(
+        grids,
+        {weight.reshape({group_size, -1}), all.codes, all.scales, all.zeros},
+        cancel));
+    return solution;
+  }
+  const int64_t whole = in / group_size * group_size;
+  const int64_t step =
+      options_.keep_best ? std::max<int64_t>(1, kWeightsAtATime / in) : out;
+  for (int64_t r = 0; r < out; r += step) {
+    const Slab rows = all.Rows(r, std::min(r + step, out));
+    RETURN_IF_ERROR(SolveColumns(grids, rows, {0, whole, group_size}, cancel));
+    RETURN_IF_ERROR(SolveColumns(grids, rows, {whole, in, group_size}, cancel));
+  }
+  return solution;
+}
+
+}  // namespace
+
+MethodEntry Hqq() {
+  MethodEntry entry;
+  entry.description = Describe();
+  v1::WeightFormat* weights = entry.preset.mutable_weights();
+  weights->set_format("int4");
+  weights->set_group_size(64);
+  weights->set_symmetric(false);
+  entry.preset.add_exports()->set_id("dequantized");
+  entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
+    return std::make_unique<HqqMethod>(
+        Options{.lp_norm = params.GetDouble("lp_norm"),
+                .beta = params.GetDouble("beta"),
+                .kappa = params.GetDouble("kappa"),
+                .iterations = params.GetInt("iterations"),
+                .axis = params.GetInt("axis"),
+                .round_zero = params.GetString("round_zero"),
+                .keep_best = params.GetString("solver") == "best"});
+  };
+  return entry;
+}
+
+}  // namespace quantd::methods
