@@ -20,7 +20,6 @@
 namespace quantd::server {
 namespace {
 
-constexpr absl::Duration kFirstWait = absl::Milliseconds(500);
 constexpr absl::Duration kLongestWait = absl::Seconds(30);
 // A worker that lived this long was healthy: the next wait is short again.
 constexpr absl::Duration kHealthyLife = absl::Seconds(60);
@@ -52,8 +51,17 @@ absl::StatusOr<std::string> ProgramBeside(const std::string& name) {
       {{"program", name}});
 }
 
-EmbeddedWorker::EmbeddedWorker(std::vector<std::string> arguments)
-    : arguments_(std::move(arguments)), thread_([this] { Loop(); }) {}
+absl::Duration NextWait(absl::Duration previous, absl::Duration lived,
+                        absl::Duration first) {
+  if (previous == absl::ZeroDuration() || lived > kHealthyLife) return first;
+  return std::min(previous * 2, kLongestWait);
+}
+
+EmbeddedWorker::EmbeddedWorker(std::vector<std::string> arguments,
+                               absl::Duration first_wait)
+    : arguments_(std::move(arguments)),
+      first_wait_(first_wait),
+      thread_([this] { Loop(); }) {}
 
 EmbeddedWorker::~EmbeddedWorker() { Stop(absl::ZeroDuration()); }
 
@@ -72,7 +80,7 @@ pid_t EmbeddedWorker::Spawn() {
 // The thread that forks is the one whose death sends the death signal, so it
 // lives as long as the worker does.
 void EmbeddedWorker::Loop() {
-  absl::Duration wait = kFirstWait;
+  absl::Duration wait;
   while (true) {
     pid_t child;
     {
@@ -89,11 +97,10 @@ void EmbeddedWorker::Loop() {
     absl::MutexLock lock(&mu_);
     child_ = -1;
     if (stopping_) break;
-    if (absl::Now() - started > kHealthyLife) wait = kFirstWait;
+    wait = NextWait(wait, absl::Now() - started, first_wait_);
     spdlog::warn("the embedded worker ended (status {}); next start in {} ms",
                  status, absl::ToInt64Milliseconds(wait));
     mu_.AwaitWithTimeout(absl::Condition(&stopping_), wait);
-    wait = std::min(wait * 2, kLongestWait);
   }
   absl::MutexLock lock(&mu_);
   ended_ = true;

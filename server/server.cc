@@ -58,6 +58,7 @@ absl::Status Server::Open() {
   options.blob_dir = blob_root_;
   options.lease_ttl = config.lease_ttl;
   options.clock = options_.clock;
+  options.metrics = &metrics_;
   options.observer = [this](const std::vector<v1::Event>& events) {
     observer_.OnEvents(events);
   };
@@ -188,8 +189,7 @@ http::Response Server::Readiness() {
           "not ready: stopping, or the store or the disk takes no writes\n"};
 }
 
-std::string Server::Scrape() {
-  const absl::Duration begin = options_.clock->Monotonic();
+void Server::SetJobFigures() {
   std::map<std::string, int64_t> states = EmptyStates();
   if (const auto counts = core_->store().CountJobs(); counts.ok()) {
     for (const auto& [state, count] : *counts) {
@@ -199,6 +199,20 @@ std::string Server::Scrape() {
   for (const auto& [name, count] : states) {
     metrics_.Set(metrics::kJobs, static_cast<double>(count), {StateWord(name)});
   }
+  const auto waiting = core_->store().Waiting();
+  if (!waiting.ok()) return;
+  const absl::Time oldest =
+      waiting->oldest_queued.value_or(options_.clock->Now());
+  metrics_.Set(metrics::kQueueOldest,
+               static_cast<double>(absl::ToUnixMillis(oldest)) / 1000);
+  const int64_t num_queued = states[v1::JobState_Name(v1::JOB_STATE_QUEUED)];
+  for (const auto& [reason, count] :
+       core_->scheduler().CountWaiting(*waiting, num_queued)) {
+    metrics_.Set(metrics::kJobsPending, static_cast<double>(count), {reason});
+  }
+}
+
+void Server::SetWorkerFigures() {
   std::map<std::string, int64_t> workers = {
       {"idle", 0}, {"busy", 0}, {"draining", 0}, {"lost", 0}};
   for (const v1::WorkerStatus& worker : core_->scheduler().ListWorkers()) {
@@ -207,6 +221,9 @@ std::string Server::Scrape() {
   for (const auto& [state, count] : workers) {
     metrics_.Set(metrics::kWorkers, static_cast<double>(count), {state});
   }
+}
+
+void Server::SetStoreFigures() {
   const store::StoreStats stats = core_->store().Stats();
   metrics_.RaiseTo(metrics::kDbCommits, static_cast<double>(stats.commits));
   metrics_.RaiseTo(metrics::kDbOperations,
@@ -216,12 +233,19 @@ std::string Server::Scrape() {
   metrics_.Set(metrics::kDbWalBytes, static_cast<double>(stats.wal_bytes));
   metrics_.Set(metrics::kDbWriteQueue,
                static_cast<double>(stats.queued_operations));
-  metrics_.Set(metrics::kEventSubscribers,
-               static_cast<double>(core_->hub().num_subscribers()));
   const api::DiskUsage disk = Disk();
   metrics_.Set(metrics::kArtifactBytes, static_cast<double>(disk.used_bytes));
   metrics_.Set(metrics::kArtifactFreeBytes,
                static_cast<double>(disk.free_bytes));
+}
+
+std::string Server::Scrape() {
+  const absl::Duration begin = options_.clock->Monotonic();
+  SetJobFigures();
+  SetWorkerFigures();
+  SetStoreFigures();
+  metrics_.Set(metrics::kEventSubscribers,
+               static_cast<double>(core_->hub().num_subscribers()));
   metrics_.Set(metrics::kReady, Ready() ? 1 : 0);
   metrics_.Set(metrics::kScrapeCollect,
                absl::ToDoubleSeconds(options_.clock->Monotonic() - begin));

@@ -48,6 +48,9 @@ class Server {
   bool Ready();
   http::Response Readiness();
   std::string Scrape();
+  void SetJobFigures();
+  void SetWorkerFigures();
+  void SetStoreFigures();
   api::DiskUsage Disk() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Constant after Start.

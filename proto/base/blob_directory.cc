@@ -46,6 +46,14 @@ absl::Status SyncFile(const std::string& path) {
   return absl::OkStatus();
 }
 
+// By the inode's change time, which linking and renaming set and nobody can set
+// back. False for what is no regular file or is gone.
+bool IsOlder(const std::string& path, absl::Time cutoff) {
+  struct stat info;
+  return lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) &&
+         absl::TimeFromTimespec(info.st_ctim) < cutoff;
+}
+
 }  // namespace
 
 BlobDirectory::BlobDirectory(std::string root) : root_(std::move(root)) {}
@@ -130,6 +138,38 @@ absl::Status BlobDirectory::Remove(absl::string_view sha256) {
     return ErrnoStatus(errno, "removing a blob");
   }
   return absl::OkStatus();
+}
+
+std::vector<std::string> BlobDirectory::OlderThan(int shard,
+                                                  absl::Time cutoff) const {
+  const std::string folder =
+      absl::StrCat(root_, "/sha256/",
+                   absl::Hex(static_cast<unsigned>(shard), absl::kZeroPad2));
+  std::vector<std::string> old;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (IsDigest(name) && IsOlder(entry->path(), cutoff)) old.push_back(name);
+  }
+  return old;
+}
+
+bool BlobDirectory::RemoveOlderThan(absl::string_view sha256,
+                                    absl::Time cutoff) {
+  const absl::StatusOr<std::string> path = PathOf(sha256);
+  return path.ok() && IsOlder(*path, cutoff) && unlink(path->c_str()) == 0;
+}
+
+int64_t BlobDirectory::RemoveTemporaries(absl::Time cutoff) {
+  int64_t removed = 0;
+  std::error_code error;
+  for (fs::directory_iterator entry(root_ + "/tmp", error), end;
+       !error && entry != end; entry.increment(error)) {
+    const std::string path = entry->path();
+    if (IsOlder(path, cutoff) && unlink(path.c_str()) == 0) ++removed;
+  }
+  return removed;
 }
 
 }  // namespace quantd::base

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace quantd::base {
 
@@ -43,6 +45,18 @@ class BlobDirectory {
   absl::StatusOr<std::string> PathOf(absl::string_view sha256) const;
   // Removes a blob; OK where it is absent.
   absl::Status Remove(absl::string_view sha256);
+
+  // --- Clearing up. Age counts from when a file came to its name ------------
+  static constexpr int kNumShards = 256;
+  // The digests of shard 0 to 255 (their first two digits) that are there since
+  // before `cutoff`.
+  std::vector<std::string> OlderThan(int shard, absl::Time cutoff) const;
+  // Removes a blob unless it came (again) at `cutoff` or later. True where it
+  // went.
+  bool RemoveOlderThan(absl::string_view sha256, absl::Time cutoff);
+  // Removes what writers that died left in <root>/tmp, untouched since before
+  // `cutoff`. Returns the number of files.
+  int64_t RemoveTemporaries(absl::Time cutoff);
 
  private:
   explicit BlobDirectory(std::string root);

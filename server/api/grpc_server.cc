@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/api/grpc_server.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/resource_quota.h"
 #include "proto/base/error.h"
@@ -36,13 +40,27 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->SetResourceQuota(grpc::ResourceQuota("quantd").Resize(kMemoryBytes));
 }
 
+// The library adds its plugin to every server of a program that is linked with
+// it, asked or not.
+class WithoutReflection : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*
+                         plugins) override {
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
+                                  [](const auto& plugin) {
+                                    return plugin->name() ==
+                                           "proto_server_reflection";
+                                  }),
+                   plugins->end());
+  }
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     Edge& edge, const ListenAddress& address, bool reflection) {
   grpc::EnableDefaultHealthCheckService(true);
-  // Plugins are global and for ever: only a process that wants it asks for it.
-  if (reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto result = std::unique_ptr<GrpcServer>(new GrpcServer());
   result->edge_ = &edge;
   result->services_.push_back(MakeJobService(edge));
@@ -52,6 +70,11 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   result->services_.push_back(MakeWorkerService(edge));
   grpc::ServerBuilder builder;
   SetLimits(&builder);
+  if (reflection) {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  } else {
+    builder.SetOption(std::make_unique<WithoutReflection>());
+  }
   for (const auto& service : result->services_) {
     builder.RegisterService(service.get());
   }

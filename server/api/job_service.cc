@@ -82,8 +82,11 @@ class JobServiceImpl : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* GetJob(Context* context,
                                    const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {
-    return edge_.Unary(context, "GetJob", [=, this] {
-      return Assign(jobs().Get(request->job_id()), response->mutable_job());
+    return edge_.Unary(context, "GetJob", [=, this]() -> absl::Status {
+      RETURN_IF_ERROR(
+          Assign(jobs().Get(request->job_id()), response->mutable_job()));
+      SetWaitReason(response->mutable_job());
+      return absl::OkStatus();
     });
   }
 
@@ -135,6 +138,11 @@ class JobServiceImpl : public v1::JobService::CallbackService {
  private:
   jobs::Jobs& jobs() { return *edge_.backend().jobs; }
 
+  void SetWaitReason(v1::Job* job) {
+    if (job->state() != v1::JOB_STATE_QUEUED) return;
+    job->set_pending_reason(edge_.backend().scheduler->WaitReason(job->spec()));
+  }
+
   absl::Status Validate(const v1::JobSpec& spec) {
     ASSIGN_OR_RETURN(const auto catalog, edge_.Catalog());
     const absl::Status status = spec::ValidateJob(spec, *catalog);
@@ -177,6 +185,7 @@ class JobServiceImpl : public v1::JobService::CallbackService {
     ASSIGN_OR_RETURN(jobs::JobList page,
                      jobs().List(ToStoreFilter(filter), before, size));
     response->mutable_jobs()->Assign(page.jobs.begin(), page.jobs.end());
+    for (v1::Job& job : *response->mutable_jobs()) SetWaitReason(&job);
     response->set_next_page_token(
         NextToken(edge_.page_tokens(), page.next_before, arguments));
     return absl::OkStatus();

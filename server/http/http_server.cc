@@ -19,6 +19,8 @@ namespace quantd::http {
 
 namespace {
 
+// A number of mg_check_feature.
+constexpr unsigned kFeatureIpv6 = 8;
 constexpr absl::Duration kKnockInterval = absl::Milliseconds(10);
 
 }  // namespace
@@ -66,6 +68,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     std::map<std::string, Handler> handlers) {
   auto server =
       std::unique_ptr<HttpServer>(new HttpServer(host, std::move(handlers)));
+  if (absl::StrContains(host, ":") && mg_check_feature(kFeatureIpv6) == 0) {
+    return base::MakeError(
+        absl::StatusCode::kUnavailable, "HTTP_LISTEN_FAILED",
+        "the HTTP library of this build has no IP version 6; choose an "
+        "address of version 4 with --http-listen, for example 127.0.0.1:7434");
+  }
   const std::string listen = absl::StrContains(host, ":")
                                  ? absl::StrCat("[", host, "]:", port)
                                  : absl::StrCat(host, ":", port);

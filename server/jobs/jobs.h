@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "proto/base/blob_directory.h"
 #include "proto/base/clock.h"
 #include "proto/base/ids.h"
@@ -49,6 +50,9 @@ class Jobs {
     base::Clock* clock = nullptr;
     base::IdGenerator* ids = nullptr;
     RetryRule retry_rule;
+    // How long a blob that no row names, or a temporary file, is left alone: a
+    // worker may be about to name it.
+    absl::Duration blob_grace = absl::Hours(24);
   };
   // Everything in `options` outlives the object.
   explicit Jobs(Options options);
@@ -98,6 +102,9 @@ class Jobs {
   absl::Status Release(const std::string& job_id);
   // Removes blobs that only superseded steps needed; called now and then.
   void RemoveSupersededBlobs();
+  // Removes old temporary files and old blobs that no row names, the latter
+  // in a sixteenth of the blob store at each call. From one thread at a time.
+  void CollectOrphans();
 
   // Of a record: what Get returns, live progress included.
   v1::Job ToMessage(const store::JobRecord& record);
@@ -115,6 +122,9 @@ class Jobs {
   std::map<std::string, v1::Progress> progress_ ABSL_GUARDED_BY(mu_);
   // Jobs with a step committed since blobs were last removed.
   std::set<std::string> grown_ ABSL_GUARDED_BY(mu_);
+  // Touched by CollectOrphans only.
+  int next_shard_ = 0;
+  bool collected_before_ = false;
 };
 
 }  // namespace quantd::jobs

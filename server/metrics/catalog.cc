@@ -13,6 +13,8 @@ const std::vector<double> kRpcBuckets = {.001, .0025, .005, .01, .025, .05, .1,
 const std::vector<double> kRunBuckets = {1,    5,    15,   60,    300,   900,
                                          1800, 3600, 7200, 14400, 28800, 86400};
 const std::vector<double> kCancelBuckets = {.1, .5, 1, 2, 5, 10, 15, 30, 60};
+// A lease is 30 s long unless set otherwise; a worker fences itself 5 s before.
+const std::vector<double> kHeartbeatBuckets = {.1, .5, 1, 2, 5, 10, 20, 30};
 const std::vector<double> kLayerBuckets = {.1, .5, 1,  2,   5,
                                            10, 30, 60, 120, 300};
 
@@ -50,6 +52,8 @@ const std::vector<MetricInfo>& Catalog() {
       Counter(kEventsAppended, "Events stored."),
       Counter(kFencedWrites,
               "Writes of workers that had lost their lease, refused.", {"op"}),
+      Histogram(kHeartbeatDelay, kHeartbeatBuckets,
+                "How much later than agreed a worker was heard of."),
       Counter(kInputRejected, "Submitted jobs refused by validation.",
               {"reason"}),
       Counter(kJobAttempts, "Attempts that failed, by class of failure.",
@@ -60,13 +64,20 @@ const std::vector<MetricInfo>& Catalog() {
                 "From an attempt's start to its end.", {"result"}),
       Counter(kJobSubmitted, "Jobs accepted.", {"kind"}),
       Gauge(kJobs, "Jobs stored, by state.", {"state"}),
+      Gauge(kJobsPending, "Jobs that wait to be run, by what they wait for.",
+            {"reason"}),
       Histogram(kLayerDuration, kLayerBuckets,
                 "Time to quantize one linear layer."),
       Counter(
           kLeaseExpired,
           "Leases that ended because their worker fell silent or restarted."),
       Counter(kLeaseGranted, "Leases granted."),
+      Gauge(kQueueOldest,
+            "When the oldest queued job was submitted, in Unix time; now where "
+            "none is queued."),
       Gauge(kReady, "1 where the server takes work, as /readyz says."),
+      Counter(kResumes, "Further grants of a job, by where it goes on from.",
+              {"from"}),
       Counter(kRpcHandled, "Finished RPCs by status code.", {"method", "code"}),
       Histogram(kRpcHandling, kRpcBuckets, "Time to answer a unary RPC.",
                 {"method"}),

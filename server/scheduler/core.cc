@@ -34,6 +34,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Open(Options options) {
   jobs_options.blobs = core->blobs_.get();
   jobs_options.clock = options.clock;
   jobs_options.ids = options.ids;
+  jobs_options.blob_grace = options.blob_grace;
   jobs_options.retry_rule = [policy](const store::JobRecord& job,
                                      const v1::Failure& failure) {
     return policy->Decide(job, failure);
@@ -45,6 +46,7 @@ absl::StatusOr<std::unique_ptr<Core>> Core::Open(Options options) {
   scheduler_options.clock = options.clock;
   scheduler_options.boot_id = core->boot_id_;
   scheduler_options.lease_ttl = options.lease_ttl;
+  scheduler_options.metrics = options.metrics;
   core->scheduler_ = std::make_unique<Scheduler>(std::move(scheduler_options));
   core->store_->SetEventSink([self, observer = std::move(options.observer)](
                                  const std::vector<v1::Event>& events) {

@@ -32,6 +32,9 @@ class Core {
     uint64_t seed = 0;
     // Where blobs lie; empty means <data_dir>/blobs.
     std::string blob_dir;
+    absl::Duration blob_grace = absl::Hours(24);
+    // May be null.
+    metrics::Metrics* metrics = nullptr;
     // Called with every committed event, in order, from the store's writer
     // thread: quick, no call back. May be empty.
     std::function<void(const std::vector<v1::Event>&)> observer;

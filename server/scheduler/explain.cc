@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Why a job is where it is: the part of Scheduler that answers people.
 #include <algorithm>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +15,21 @@
 
 namespace quantd::scheduler {
 namespace {
+
+constexpr char kStopping[] = "SERVER_STOPPING";
+constexpr char kNoWorker[] = "NO_WORKER";
+constexpr char kNoCapableWorker[] = "NO_CAPABLE_WORKER";
+constexpr char kDraining[] = "WORKERS_DRAINING";
+constexpr char kBusy[] = "WORKERS_BUSY";
+constexpr char kAboutToStart[] = "ABOUT_TO_START";
+
+// Waiting jobs that are looked at one by one for a scrape.
+constexpr int32_t kQueueDepth = 128;
+
+// "1 job is", "2 jobs are".
+std::string Counted(int64_t count, const char* one, const char* many) {
+  return absl::StrCat(count, " ", count == 1 ? one : many);
+}
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(std::max<int64_t>(0, absl::ToInt64Seconds(duration)),
@@ -74,53 +91,97 @@ absl::StatusOr<v1::ExplainJobResponse> Scheduler::Explain(
   return response;
 }
 
-// In the order of precedence: what must change first comes first.
-std::vector<std::string> Scheduler::ExplainQueued(const store::JobRecord& job,
-                                                  int64_t jobs_ahead) {
-  if (!granting()) {
-    return {"QUEUED, SERVER_STOPPING: the server grants no more work.",
-            "The job goes on when a server has started again."};
-  }
+std::vector<WorkerInfo> Scheduler::AliveWorkers() {
   const absl::Duration now = options_.clock->Monotonic();
   std::vector<WorkerInfo> alive;
-  for (const WorkerInfo& worker : workers_.All()) {
-    if (now - worker.last_seen <= options_.lease_ttl) alive.push_back(worker);
+  for (WorkerInfo& worker : workers_.All()) {
+    if (now - worker.last_seen <= options_.lease_ttl) {
+      alive.push_back(std::move(worker));
+    }
   }
-  if (alive.empty()) {
-    return {"QUEUED, NO_WORKER: no worker is connected.",
+  return alive;
+}
+
+// In the order of precedence: what must change first comes first.
+QueueWait Scheduler::WaitOf(const v1::JobSpec& spec,
+                            const std::vector<WorkerInfo>& alive) {
+  QueueWait wait;
+  wait.reason = kStopping;
+  if (!granting()) return wait;
+  wait.reason = alive.empty() ? kNoWorker : kNoCapableWorker;
+  for (const WorkerInfo& worker : alive) {
+    const std::string lacks = MissingComponent(spec, worker.catalog);
+    if (!lacks.empty()) {
+      wait.missing = lacks;
+      continue;
+    }
+    ++wait.num_capable;
+    if (!leases_.OfWorker(worker.worker_name).empty()) {
+      if (wait.free_worker.empty()) wait.reason = kBusy;
+    } else if (worker.accepts_work) {
+      wait.reason = kAboutToStart;
+      wait.free_worker = worker.worker_name;
+    } else if (wait.reason != kBusy && wait.reason != kAboutToStart) {
+      wait.reason = kDraining;
+    }
+  }
+  return wait;
+}
+
+std::string Scheduler::WaitReason(const v1::JobSpec& spec) {
+  return WaitOf(spec, AliveWorkers()).reason;
+}
+
+std::map<std::string, int64_t> Scheduler::CountWaiting(
+    const store::WaitingJobs& waiting, int64_t num_queued) {
+  std::map<std::string, int64_t> counts;
+  for (const char* reason : {"BACKOFF", kStopping, kNoWorker, kNoCapableWorker,
+                             kDraining, kBusy, kAboutToStart}) {
+    counts[reason] = 0;
+  }
+  for (const auto& [reason, count] : waiting.pending) counts[reason] += count;
+  const std::vector<WorkerInfo> alive = AliveWorkers();
+  const auto head = options_.store->QueueHead(kQueueDepth);
+  if (!head.ok()) return counts;
+  for (const store::JobRecord& job : *head) {
+    ++counts[WaitOf(job.spec, alive).reason];
+  }
+  const int64_t behind =
+      std::max<int64_t>(0, num_queued - static_cast<int64_t>(head->size()));
+  counts[!granting() ? kStopping : alive.empty() ? kNoWorker : kBusy] += behind;
+  return counts;
+}
+
+std::vector<std::string> Scheduler::ExplainQueued(const store::JobRecord& job,
+                                                  int64_t jobs_ahead) {
+  const QueueWait wait = WaitOf(job.spec, AliveWorkers());
+  const std::string head = absl::StrCat("QUEUED, ", wait.reason, ": ");
+  if (wait.reason == kStopping) {
+    return {head + "the server grants no more work.",
+            "The job goes on when a server has started again."};
+  }
+  if (wait.reason == kNoWorker) {
+    return {head + "no worker is connected.",
             "Start a quant-worker that reaches this server."};
   }
-  std::string missing;
-  std::vector<WorkerInfo> capable;
-  for (const WorkerInfo& worker : alive) {
-    const std::string lacks = MissingComponent(job.spec, worker.catalog);
-    if (lacks.empty()) {
-      capable.push_back(worker);
-    } else {
-      missing = lacks;
-    }
-  }
-  if (capable.empty()) {
-    return {absl::StrCat("QUEUED, NO_CAPABLE_WORKER: no connected worker has ",
-                         missing, "."),
+  if (wait.reason == kNoCapableWorker) {
+    return {absl::StrCat(head, "no connected worker has ", wait.missing, "."),
             "Start a worker whose build has it."};
   }
-  const bool any_accepts =
-      std::any_of(capable.begin(), capable.end(),
-                  [](const WorkerInfo& worker) { return worker.accepts_work; });
-  if (!any_accepts) {
-    const bool all_busy = std::all_of(
-        capable.begin(), capable.end(), [this](const WorkerInfo& worker) {
-          return !leases_.OfWorker(worker.worker_name).empty();
-        });
-    if (!all_busy) {
-      return {"QUEUED, WORKERS_DRAINING: every capable worker is draining.",
-              "Start another worker or end the drain."};
-    }
+  if (wait.reason == kDraining) {
+    return {head + "every capable worker is draining.",
+            "Start another worker or end the drain."};
   }
-  return {absl::StrCat("QUEUED, WORKERS_BUSY: ", jobs_ahead,
-                       " jobs are ahead of it, ", capable.size(),
-                       " workers can run it."),
+  if (wait.reason == kAboutToStart && jobs_ahead == 0) {
+    return {absl::StrCat(head, "worker ", wait.free_worker,
+                         " is free and nothing is ahead of it."),
+            absl::StrCat("It starts with that worker's next beat, within ",
+                         Seconds(options_.synchronize_interval), ".")};
+  }
+  return {absl::StrCat(
+              "QUEUED, ", kBusy, ": ",
+              Counted(jobs_ahead, "job is", "jobs are"), " ahead of it, ",
+              Counted(wait.num_capable, "worker", "workers"), " can run it."),
           "It starts when a worker is free and nothing is ahead of it; a "
           "higher priority would move it forward."};
 }

@@ -145,6 +145,7 @@ void Scheduler::RemoveBlobsNowAndThen() {
   const absl::Duration now = options_.clock->Monotonic();
   if (now < next_cleaning_) return;
   next_cleaning_ = now + kCleaningInterval;
+  options_.jobs->CollectOrphans();
   options_.jobs->RemoveSupersededBlobs();
 }
 

@@ -88,7 +88,7 @@ store::Outcome RetryPolicy::Decide(const store::JobRecord& job,
       outcome.failure.set_failure_class("INTERNAL");
       break;
     case FailureClass::kResource:
-      DecideResource(outcome);
+      DecideResource(job, outcome);
       break;
     case FailureClass::kTransient:
       DecideTransient(outcome);
@@ -105,8 +105,16 @@ store::Outcome RetryPolicy::Decide(const store::JobRecord& job,
   return outcome;
 }
 
-void RetryPolicy::DecideResource(store::Outcome& outcome) {
+// A retry must change something. The next attempt is told the number of these
+// failures and keeps activations on disk: that helps the machine's memory while
+// quantizing, neither an evaluation nor a device. A disk may be freed
+// meanwhile.
+void RetryPolicy::DecideResource(const store::JobRecord& job,
+                                 store::Outcome& outcome) {
+  const std::string& reason = outcome.failure.reason();
+  if (reason == "DISK_FULL") return DecideTransient(outcome);
   ++outcome.resource_failures;
+  if (!job.spec.has_quantize() || reason == "DEVICE_OUT_OF_MEMORY") return;
   if (outcome.resource_failures > kMaxResourceRetries) return;
   outcome.to = v1::JOB_STATE_PENDING;
   outcome.backoff = Backoff(outcome.resource_failures);

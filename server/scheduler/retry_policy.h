@@ -42,7 +42,7 @@ class RetryPolicy {
  private:
   // 15 s * 2^(failures - 1), at most 15 minutes, plus or minus 20 %.
   absl::Duration Backoff(int32_t failures);
-  void DecideResource(store::Outcome& outcome);
+  void DecideResource(const store::JobRecord& job, store::Outcome& outcome);
   void DecideTransient(store::Outcome& outcome);
 
   absl::Mutex mu_;

@@ -88,10 +88,14 @@ absl::StatusOr<v1::SynchronizeResponse> Scheduler::Synchronize(
     const v1::SynchronizeRequest& request) {
   v1::SynchronizeResponse response;
   *response.mutable_next_synchronize() = ToProto(options_.synchronize_interval);
-  if (request.boot_id() != options_.boot_id ||
-      !workers_.Seen(request, options_.clock->Monotonic(),
-                     options_.clock->Now())) {
-    return response;
+  if (request.boot_id() != options_.boot_id) return response;
+  const std::optional<absl::Duration> silence = workers_.Seen(
+      request, options_.clock->Monotonic(), options_.clock->Now());
+  if (!silence.has_value()) return response;
+  if (options_.metrics != nullptr) {
+    const absl::Duration late = *silence - options_.synchronize_interval;
+    options_.metrics->Observe(metrics::kHeartbeatDelay,
+                              std::max(0.0, absl::ToDoubleSeconds(late)));
   }
   response.set_registered(true);
   for (const v1::HeldWork& held : request.held()) {
@@ -144,6 +148,7 @@ void Scheduler::TryGrant(const WorkerInfo& worker) {
           options_.jobs->Grant(job, name, worker.incarnation);
       if (granted.ok()) {
         leases_.Add(granted->lease(), name, options_.clock->Monotonic());
+        CountResume(*granted);
         break;
       }
       // Taken by another worker meanwhile, or gone: the next one then.
@@ -154,6 +159,13 @@ void Scheduler::TryGrant(const WorkerInfo& worker) {
     }
   }
   workers_.EndGrant(name);
+}
+
+void Scheduler::CountResume(const v1::Assignment& granted) {
+  if (options_.metrics == nullptr || granted.lease().epoch() == 1) return;
+  options_.metrics->Increment(
+      metrics::kResumes,
+      {granted.committed().empty() ? "scratch" : "checkpoint"});
 }
 
 absl::Status Scheduler::AddDesired(const LiveLease& live, const LeaseList& held,

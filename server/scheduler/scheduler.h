@@ -22,11 +22,24 @@
 #include "proto/base/clock.h"
 #include "quantd/v1/services.pb.h"
 #include "server/jobs/jobs.h"
+#include "server/metrics/metrics.h"
 #include "server/scheduler/lease.h"
 #include "server/scheduler/workers.h"
 #include "server/store/store.h"
 
 namespace quantd::scheduler {
+
+// Why a QUEUED job is not running, most fundamental reason first.
+struct QueueWait {
+  // SERVER_STOPPING, NO_WORKER, NO_CAPABLE_WORKER, WORKERS_DRAINING,
+  // WORKERS_BUSY or ABOUT_TO_START.
+  std::string reason;
+  // Of NO_CAPABLE_WORKER: a component that is missing, "method gptq".
+  std::string missing;
+  int64_t num_capable = 0;
+  // Of ABOUT_TO_START: who takes it.
+  std::string free_worker;
+};
 
 class Scheduler {
  public:
@@ -40,6 +53,8 @@ class Scheduler {
     absl::Duration synchronize_interval = absl::Seconds(5);
     // Matching happens on every change; this is the net below it.
     absl::Duration fallback_interval = absl::Seconds(5);
+    // May be null.
+    metrics::Metrics* metrics = nullptr;
   };
   explicit Scheduler(Options options);
   ~Scheduler();
@@ -69,6 +84,13 @@ class Scheduler {
   // --- Clients -------------------------------------------------------------
   absl::StatusOr<v1::ExplainJobResponse> Explain(const std::string& id);
   std::vector<v1::WorkerStatus> ListWorkers();
+  // What a QUEUED job with this spec waits for, as one word.
+  std::string WaitReason(const v1::JobSpec& spec);
+  // All waiting jobs by that word and by the pending_reason of PENDING ones,
+  // every known word included. Looks at the head of the queue only: those
+  // behind are counted as WORKERS_BUSY, or as what holds for every job.
+  std::map<std::string, int64_t> CountWaiting(const store::WaitingJobs& waiting,
+                                              int64_t num_queued);
 
   // Stops granting, for a server that is about to exit.
   void StopGranting();
@@ -90,9 +112,13 @@ class Scheduler {
   // forgotten, any other error leaves it for the next round.
   void Lose(const LiveLease& live, const std::string& reason);
   void TryGrant(const WorkerInfo& worker);
+  void CountResume(const v1::Assignment& granted);
   absl::Status AddDesired(const LiveLease& live, const LeaseList& held,
                           v1::SynchronizeResponse& response);
   void NoteStateChange(const v1::Event& event);
+  std::vector<WorkerInfo> AliveWorkers();
+  QueueWait WaitOf(const v1::JobSpec& spec,
+                   const std::vector<WorkerInfo>& alive);
   std::vector<std::string> ExplainQueued(const store::JobRecord& job,
                                          int64_t jobs_ahead);
   bool granting();

@@ -18,19 +18,21 @@ void WorkerTable::Register(const v1::RegisterRequest& request,
   worker.last_heartbeat_time = wall;
 }
 
-bool WorkerTable::Seen(const v1::SynchronizeRequest& request,
-                       absl::Duration now, absl::Time wall) {
+std::optional<absl::Duration> WorkerTable::Seen(
+    const v1::SynchronizeRequest& request, absl::Duration now,
+    absl::Time wall) {
   absl::MutexLock lock(&mu_);
   const auto it = workers_.find(request.worker_name());
   if (it == workers_.end() || it->second.incarnation != request.incarnation()) {
-    return false;
+    return std::nullopt;
   }
   WorkerInfo& worker = it->second;
+  const absl::Duration silence = now - worker.last_seen;
   worker.accepts_work = request.accepts_work();
   if (request.has_device()) worker.device = request.device();
   worker.last_seen = now;
   worker.last_heartbeat_time = wall;
-  return true;
+  return silence;
 }
 
 std::optional<WorkerInfo> WorkerTable::Find(

@@ -34,9 +34,10 @@ class WorkerTable {
   // Replaces an older incarnation of the same name.
   void Register(const v1::RegisterRequest& request, absl::Duration now,
                 absl::Time wall);
-  // Notes a sign of life. False where this incarnation is not registered.
-  bool Seen(const v1::SynchronizeRequest& request, absl::Duration now,
-            absl::Time wall);
+  // Notes a sign of life. The time since the one before; nothing where this
+  // incarnation is not registered.
+  std::optional<absl::Duration> Seen(const v1::SynchronizeRequest& request,
+                                     absl::Duration now, absl::Time wall);
   std::optional<WorkerInfo> Find(const std::string& worker_name) const;
   std::vector<WorkerInfo> All() const;
 

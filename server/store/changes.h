@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -71,6 +72,9 @@ absl::Status CommitStep(Transaction& tx, const LeaseKey& lease,
                         const HasBlobFn& has_blob);
 absl::StatusOr<int64_t> DropSuperseded(
     Transaction& tx, const std::string& job_id,
+    const std::function<void(const std::string&)>& remove);
+absl::StatusOr<int64_t> DropOrphans(
+    Transaction& tx, const std::vector<std::string>& blobs,
     const std::function<void(const std::string&)>& remove);
 absl::Status BlobMissing(const std::string& sha256);
 

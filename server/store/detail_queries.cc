@@ -90,6 +90,19 @@ absl::StatusOr<std::vector<v1::Step>> CommittedSteps(
   return steps;
 }
 
+absl::StatusOr<std::vector<std::string>> JobsWithActivations(Connection& db) {
+  ASSIGN_OR_RETURN(Statement select,
+                   db.Prepare("SELECT DISTINCT job_id FROM step_blobs "
+                              "WHERE role = 'activations'"));
+  std::vector<std::string> jobs;
+  ASSIGN_OR_RETURN(bool more, select.Step());
+  while (more) {
+    jobs.push_back(select.ColumnText(0));
+    ASSIGN_OR_RETURN(more, select.Step());
+  }
+  return jobs;
+}
+
 absl::StatusOr<std::vector<AttemptRecord>> Attempts(Connection& db,
                                                     const std::string& job_id) {
   ASSIGN_OR_RETURN(

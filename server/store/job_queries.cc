@@ -150,4 +150,24 @@ absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs(Connection& db) {
   return counts;
 }
 
+absl::StatusOr<WaitingJobs> Waiting(Connection& db) {
+  WaitingJobs waiting;
+  ASSIGN_OR_RETURN(Statement pending,
+                   db.Prepare("SELECT pending_reason, count(*) FROM jobs "
+                              "WHERE state = 1 GROUP BY pending_reason"));
+  ASSIGN_OR_RETURN(bool more, pending.Step());
+  while (more) {
+    waiting.pending[pending.ColumnText(0)] = pending.ColumnInt(1);
+    ASSIGN_OR_RETURN(more, pending.Step());
+  }
+  // The index on state has the ordinal within, so that this looks at one row.
+  ASSIGN_OR_RETURN(
+      Statement oldest,
+      db.Prepare("SELECT created_at FROM jobs INDEXED BY jobs_by_state "
+                 "WHERE state = 2 ORDER BY ordinal LIMIT 1"));
+  ASSIGN_OR_RETURN(const bool found, oldest.Step());
+  if (found) waiting.oldest_queued = oldest.ColumnTime(0);
+  return waiting;
+}
+
 }  // namespace quantd::store

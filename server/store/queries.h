@@ -23,6 +23,7 @@ absl::StatusOr<int64_t> JobsAhead(Connection& db, const std::string& job_id);
 absl::StatusOr<std::vector<JobRecord>> JobsInStates(
     Connection& db, const std::vector<v1::JobState>& states);
 absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs(Connection& db);
+absl::StatusOr<WaitingJobs> Waiting(Connection& db);
 
 // --- What belongs to jobs (detail_queries.cc) --------------------------------
 absl::StatusOr<std::vector<v1::Event>> ReadEvents(Connection& db,
@@ -31,6 +32,7 @@ absl::StatusOr<std::vector<v1::Event>> ReadEvents(Connection& db,
                                                   int32_t limit);
 absl::StatusOr<std::vector<v1::Step>> CommittedSteps(Connection& db,
                                                      const std::string& job_id);
+absl::StatusOr<std::vector<std::string>> JobsWithActivations(Connection& db);
 absl::StatusOr<std::vector<AttemptRecord>> Attempts(Connection& db,
                                                     const std::string& job_id);
 absl::StatusOr<v1::Artifact> GetArtifact(Connection& db,

@@ -161,6 +161,14 @@ struct WorkerRecord {
   absl::Time registered_time;
 };
 
+// Jobs that do not run yet.
+struct WaitingJobs {
+  // PENDING ones by pending_reason.
+  std::map<std::string, int64_t> pending;
+  // When the QUEUED job that was submitted first was submitted.
+  std::optional<absl::Time> oldest_queued;
+};
+
 // Figures of the store for metrics and readiness.
 struct StoreStats {
   bool ready = true;

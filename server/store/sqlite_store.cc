@@ -176,6 +176,13 @@ absl::StatusOr<int64_t> SqliteStore::DropSuperseded(
   });
 }
 
+absl::StatusOr<int64_t> SqliteStore::DropOrphans(
+    const std::vector<std::string>& blobs,
+    const std::function<void(const std::string&)>& remove) {
+  return Write<int64_t>(
+      [&](Transaction& tx) { return store::DropOrphans(tx, blobs, remove); });
+}
+
 absl::StatusOr<JobRecord> SqliteStore::GetJob(const std::string& id_or_prefix) {
   return readers_->Read<JobRecord>(
       [&](Connection& db) { return store::GetJob(db, id_or_prefix); });
@@ -215,6 +222,16 @@ absl::StatusOr<std::vector<JobRecord>> SqliteStore::PendingJobs() {
 absl::StatusOr<std::map<v1::JobState, int64_t>> SqliteStore::CountJobs() {
   return readers_->Read<std::map<v1::JobState, int64_t>>(
       [&](Connection& db) { return store::CountJobs(db); });
+}
+
+absl::StatusOr<WaitingJobs> SqliteStore::Waiting() {
+  return readers_->Read<WaitingJobs>(
+      [&](Connection& db) { return store::Waiting(db); });
+}
+
+absl::StatusOr<std::vector<std::string>> SqliteStore::JobsWithActivations() {
+  return readers_->Read<std::vector<std::string>>(
+      [&](Connection& db) { return store::JobsWithActivations(db); });
 }
 
 absl::StatusOr<std::vector<v1::Event>> SqliteStore::ReadEvents(

@@ -67,6 +67,9 @@ class SqliteStore : public Store {
   absl::StatusOr<int64_t> DropSuperseded(
       const std::string& job_id,
       const std::function<void(const std::string&)>& remove) override;
+  absl::StatusOr<int64_t> DropOrphans(
+      const std::vector<std::string>& blobs,
+      const std::function<void(const std::string&)>& remove) override;
 
   absl::StatusOr<JobRecord> GetJob(const std::string& id_or_prefix) override;
   absl::StatusOr<JobPage> ListJobs(const JobFilter& filter, int64_t before,
@@ -76,6 +79,8 @@ class SqliteStore : public Store {
   absl::StatusOr<std::vector<JobRecord>> LeasedJobs() override;
   absl::StatusOr<std::vector<JobRecord>> PendingJobs() override;
   absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs() override;
+  absl::StatusOr<WaitingJobs> Waiting() override;
+  absl::StatusOr<std::vector<std::string>> JobsWithActivations() override;
   absl::StatusOr<std::vector<v1::Event>> ReadEvents(const std::string& job_id,
                                                     int64_t from_seq,
                                                     int32_t limit) override;

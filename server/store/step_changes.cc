@@ -187,6 +187,19 @@ absl::StatusOr<int64_t> DropSuperseded(
   return removed;
 }
 
+absl::StatusOr<int64_t> DropOrphans(
+    Transaction& tx, const std::vector<std::string>& blobs,
+    const std::function<void(const std::string&)>& remove) {
+  int64_t removed = 0;
+  for (const std::string& sha256 : blobs) {
+    ASSIGN_OR_RETURN(const bool referenced, IsReferenced(tx.db(), sha256));
+    if (referenced) continue;
+    remove(sha256);
+    ++removed;
+  }
+  return removed;
+}
+
 absl::Status BlobMissing(const std::string& sha256) {
   return base::MakeError(
       absl::StatusCode::kFailedPrecondition, "BLOB_MISSING",

@@ -92,6 +92,12 @@ class Store {
       const std::string& job_id,
       const std::function<void(const std::string&)>& remove) = 0;
 
+  // Calls `remove` with each of `blobs` that no row needs; runs as the above.
+  // Returns how many times.
+  virtual absl::StatusOr<int64_t> DropOrphans(
+      const std::vector<std::string>& blobs,
+      const std::function<void(const std::string&)>& remove) = 0;
+
   // --- Reads ---------------------------------------------------------------
   // A full id or a unique prefix of at least 4 characters. NOT_FOUND
   // (JOB_NOT_FOUND), INVALID_ARGUMENT (JOB_ID_TOO_SHORT, JOB_ID_AMBIGUOUS).
@@ -108,6 +114,9 @@ class Store {
   virtual absl::StatusOr<std::vector<JobRecord>> LeasedJobs() = 0;
   virtual absl::StatusOr<std::vector<JobRecord>> PendingJobs() = 0;
   virtual absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs() = 0;
+  virtual absl::StatusOr<WaitingJobs> Waiting() = 0;
+  // Jobs of which a step's activations are still kept, in no order.
+  virtual absl::StatusOr<std::vector<std::string>> JobsWithActivations() = 0;
   // At most `limit` events with seq >= from_seq, in order.
   virtual absl::StatusOr<std::vector<v1::Event>> ReadEvents(
       const std::string& job_id, int64_t from_seq, int32_t limit) = 0;

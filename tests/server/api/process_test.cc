@@ -4,13 +4,20 @@
 
 #include <signal.h>
 
+#include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "proto/base/atomic_file.h"
+#include "quantd/v1/worker.pb.h"
 #include "server/api/listen_address.h"
+#include "tests/server/api/raw_stream.h"
 #include "tests/support/test_data.h"
 
 namespace quantd::api {
@@ -41,6 +48,27 @@ class QuantdTest : public ::testing::Test {
       return text.ok();
     });
   }
+  // Of "grpc" or "http", from the port file.
+  std::string Address(const std::string& which) const {
+    for (const auto line : absl::StrSplit(ports_, '\n')) {
+      const std::pair<std::string, std::string> field =
+          absl::StrSplit(line, absl::MaxSplits('=', 1));
+      if (field.first == which) return field.second;
+    }
+    return "";
+  }
+  std::shared_ptr<grpc::Channel> Channel() const {
+    return grpc::CreateChannel(Address("grpc"),
+                               grpc::InsecureChannelCredentials());
+  }
+  // The first part of a blob whose other bytes do not come.
+  static std::string UploadOfTenBytes() {
+    v1::WriteBlobRequest request;
+    request.mutable_blob()->set_sha256(std::string(64, 'a'));
+    request.mutable_blob()->set_size_bytes(10);
+    request.set_data("half");
+    return request.SerializeAsString();
+  }
 
   support::TemporaryDirectory directory_;
   std::string ports_;
@@ -56,6 +84,76 @@ TEST_F(QuantdTest, SigtermEndsItWithZeroInSecondsAndTheLogIsCheckpointed) {
   const auto log = support::RunCommand(
       {"/bin/sh", "-c", "cat " + directory_.File("data") + "/*-wal | wc -c"});
   EXPECT_THAT(log.output, HasSubstr("0"));
+}
+
+// An upload that never ends keeps a stopping server in its drain.
+TEST_F(QuantdTest, WhileItDrainsItIsNotReadyAndASecondSignalDoesNotWait) {
+  support::Process quantd(Command(), directory_.File("log"));
+  ASSERT_TRUE(AwaitPorts());
+  RawStream upload(Channel(), "/quantd.v1.WorkerService/WriteBlob");
+  upload.Write(UploadOfTenBytes());
+  // The server has begun with it once its temporary file is there.
+  ASSERT_TRUE(support::WaitFor(absl::Seconds(30), [this] {
+    return !std::filesystem::is_empty(directory_.File("data/blobs/tmp"));
+  }));
+  const auto ready = [this] {
+    return support::RunCommand({"/usr/bin/curl", "-s", "-o", "/dev/null", "-w",
+                                "%{http_code}",
+                                "http://" + Address("http") + "/readyz"})
+        .output;
+  };
+  EXPECT_EQ(ready(), "200");
+  quantd.Signal(SIGTERM);
+  EXPECT_TRUE(
+      support::WaitFor(absl::Seconds(4), [&] { return ready() == "503"; }));
+  EXPECT_TRUE(quantd.running());
+  quantd.Signal(SIGINT);
+  EXPECT_EQ(quantd.Wait(absl::Seconds(30)), 128 + SIGINT);
+  // What was half written harms no start.
+  support::Process next(Command(), directory_.File("log"));
+  ASSERT_TRUE(support::WaitFor(
+      absl::Seconds(30), [&] { return AwaitPorts() && ready() == "200"; }));
+}
+
+TEST_F(QuantdTest, AnUploadThatNeverEndsHoldsTheStopUpForItsGraceAlone) {
+  support::Process quantd(Command(), directory_.File("log"));
+  ASSERT_TRUE(AwaitPorts());
+  RawStream upload(Channel(), "/quantd.v1.WorkerService/WriteBlob");
+  upload.Write(UploadOfTenBytes());
+  quantd.Signal(SIGTERM);
+  EXPECT_EQ(quantd.Wait(absl::Seconds(10)), 0);
+}
+
+TEST_F(QuantdTest, ReflectionIsServedWhereItIsAskedFor) {
+  support::Process quantd(Command({"--reflection"}), directory_.File("log"));
+  ASSERT_TRUE(AwaitPorts());
+  RawStream reflection(
+      Channel(),
+      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo");
+  reflection.Write(std::string("\x3a\x00", 2));  // list_services
+  const std::optional<std::string> services = reflection.Read();
+  ASSERT_TRUE(services.has_value());
+  for (const char* service :
+       {"quantd.v1.JobService", "quantd.v1.ArtifactService",
+        "quantd.v1.CatalogService", "quantd.v1.ServerService",
+        "quantd.v1.WorkerService", "grpc.health.v1.Health"}) {
+    EXPECT_THAT(*services, HasSubstr(service));
+  }
+}
+
+TEST_F(QuantdTest, AnHttpAddressOfIpVersion6IsServedOrRefusedAsSuch) {
+  support::Process quantd(Command({"--http-listen", "[::1]:0"}),
+                          directory_.File("log"));
+  ASSERT_TRUE(support::WaitFor(absl::Seconds(30), [&] {
+    return base::ReadFile(directory_.File("ports")).ok() || !quantd.running();
+  }));
+  if (quantd.running()) {
+    ASSERT_TRUE(AwaitPorts());
+    EXPECT_THAT(Address("http"), ::testing::StartsWith("[::1]:"));
+  } else {
+    EXPECT_THAT(*base::ReadFile(directory_.File("log")),
+                HasSubstr("IP version 6"));
+  }
 }
 
 TEST_F(QuantdTest, ASecondServerOnTheSameDataIsRefused) {

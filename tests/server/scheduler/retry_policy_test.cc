@@ -12,6 +12,7 @@ store::JobRecord Running() {
   store::JobRecord job;
   job.state = v1::JOB_STATE_RUNNING;
   job.attempt = 1;
+  job.spec.mutable_quantize()->set_model("m");
   return job;
 }
 
@@ -84,6 +85,32 @@ TEST(RetryPolicyTest, ResourceIsTriedOnceMore) {
   EXPECT_EQ(first.to, v1::JOB_STATE_PENDING);
   job.resource_failures = first.resource_failures;
   EXPECT_EQ(policy.Decide(job, FailureOf("RESOURCE")).to, v1::JOB_STATE_FAILED);
+}
+
+TEST(RetryPolicyTest, ResourceIsNotTriedAgainWhereTheRetryWouldBeTheSame) {
+  RetryPolicy policy(1);
+  v1::Failure device = FailureOf("RESOURCE");
+  device.set_reason("DEVICE_OUT_OF_MEMORY");
+  EXPECT_EQ(policy.Decide(Running(), device).to, v1::JOB_STATE_FAILED);
+  store::JobRecord evaluation = Running();
+  evaluation.spec.mutable_evaluate()->set_model("m");
+  EXPECT_EQ(policy.Decide(evaluation, FailureOf("RESOURCE")).to,
+            v1::JOB_STATE_FAILED);
+}
+
+TEST(RetryPolicyTest, AFullDiskWaitsForSpaceAsWhatIsTransient) {
+  RetryPolicy policy(1);
+  v1::Failure full = FailureOf("RESOURCE");
+  full.set_reason("DISK_FULL");
+  store::JobRecord job = Running();
+  for (int retry = 0; retry < 5; ++retry) {
+    const store::Outcome outcome = policy.Decide(job, full);
+    ASSERT_EQ(outcome.to, v1::JOB_STATE_PENDING);
+    // Less memory would be more disk.
+    EXPECT_EQ(outcome.resource_failures, 0);
+    job.transient_failures = outcome.transient_failures;
+  }
+  EXPECT_EQ(policy.Decide(job, full).to, v1::JOB_STATE_FAILED);
 }
 
 TEST(RetryPolicyTest, TwoLossesWithoutAStepArePoison) {

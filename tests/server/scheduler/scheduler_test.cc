@@ -304,13 +304,96 @@ TEST_F(CoreTest, ExplainNamesWhatHoldsAJobInOrderOfPrecedence) {
   EXPECT_THAT(first(id), HasSubstr("LEASED"));
   const std::string other = Submit();
   const std::string third = Submit();
-  EXPECT_THAT(first(third), HasSubstr("WORKERS_BUSY: 1 jobs are ahead"));
+  EXPECT_THAT(first(third), HasSubstr("WORKERS_BUSY: 1 job is ahead"));
   EXPECT_EQ(core_->scheduler().Explain(third)->jobs_ahead(), 1);
   core_->scheduler().StopGranting();
   EXPECT_THAT(first(other), HasSubstr("SERVER_STOPPING"));
   Advance(kTtl + absl::Seconds(1));
   EXPECT_EQ(core_->scheduler().Explain("zzzz").status().code(),
             absl::StatusCode::kNotFound);
+}
+
+TEST_F(CoreTest, ExplainSaysWhatWouldHelpAndWaitReasonIsTheSameWord) {
+  const std::string id = Submit();
+  const auto expect = [&](const std::string& word, const std::string& advice) {
+    const auto response = core_->scheduler().Explain(id);
+    ASSERT_EQ(response->sentences_size(), 2);
+    EXPECT_THAT(response->sentences(0), HasSubstr("QUEUED, " + word + ":"));
+    EXPECT_THAT(response->sentences(1), HasSubstr(advice));
+    EXPECT_EQ(core_->scheduler().WaitReason(Get(id).spec()), word);
+  };
+  expect("NO_WORKER", "Start a quant-worker");
+  Register("w", "i1", "hqq");
+  expect("NO_CAPABLE_WORKER", "whose build has it");
+  Register("v", "i1");
+  expect("WORKERS_DRAINING", "end the drain");
+  // Another job is what v works on, with this one behind it.
+  v1::SubmitJobRequest urgent;
+  *urgent.mutable_spec() = Get(id).spec();
+  urgent.mutable_spec()->set_priority(5);
+  ASSERT_TRUE(core_->jobs().Submit(urgent, "urgent").ok());
+  ASSERT_EQ(Synchronize(Idle("v", "i1")).desired_size(), 1);
+  expect("WORKERS_BUSY", "when a worker is free");
+  core_->scheduler().StopGranting();
+  expect("SERVER_STOPPING", "server has started again");
+}
+
+TEST_F(CoreTest, AJobThatAFreeWorkerIsAboutToTakeSaysSo) {
+  Register("w", "i1");
+  Synchronize(Idle("w", "i1"));
+  const std::string id = Submit();
+  const auto response = core_->scheduler().Explain(id);
+  EXPECT_THAT(response->sentences(0), HasSubstr("ABOUT_TO_START"));
+  EXPECT_THAT(response->sentences(0), HasSubstr("worker w is free"));
+  EXPECT_EQ(Synchronize(Idle("w", "i1")).desired_size(), 1);
+}
+
+TEST_F(CoreTest, WaitingJobsAreCountedByReasonWithEveryWordThere) {
+  const auto count = [this] {
+    return core_->scheduler().CountWaiting(
+        *core_->store().Waiting(),
+        (*core_->store().CountJobs())[v1::JOB_STATE_QUEUED]);
+  };
+  for (int i = 0; i < 200; ++i) Submit(i % 2 == 0 ? "gptq" : "hqq");
+  EXPECT_EQ(count()["NO_WORKER"], 200);
+  EXPECT_EQ(count()["BACKOFF"], 0);
+  EXPECT_EQ(count().size(), 7u);
+  const v1::Lease lease = Take("w", "i1");
+  // 64 of the first 128 need another worker; those behind are not looked at.
+  EXPECT_EQ(count()["NO_CAPABLE_WORKER"], 64);
+  EXPECT_EQ(count()["WORKERS_BUSY"], 199 - 64);
+  ASSERT_TRUE(Fail(lease, "TRANSIENT").ok());
+  EXPECT_EQ(count()["BACKOFF"], 1);
+}
+
+TEST_F(CoreTest, TheOldestQueuedJobIsTheOneSubmittedFirst) {
+  EXPECT_FALSE(core_->store().Waiting()->oldest_queued.has_value());
+  const absl::Time first = clock_.Now();
+  const std::string id = Submit();
+  clock_.Advance(absl::Seconds(100));
+  Submit();
+  EXPECT_EQ(core_->store().Waiting()->oldest_queued, first);
+  ASSERT_TRUE(core_->jobs().Cancel(id).ok());
+  EXPECT_EQ(core_->store().Waiting()->oldest_queued,
+            first + absl::Seconds(100));
+}
+
+TEST_F(CoreTest, AJobThatRanOutOfMemoryIsTriedAgainWithLess) {
+  const std::string id = Submit();
+  v1::Lease lease = Take("w", "i1");
+  ASSERT_TRUE(Fail(lease, "RESOURCE").ok());
+  ASSERT_EQ(Get(id).state(), v1::JOB_STATE_PENDING);
+  core_->scheduler().Tick();
+  Advance(absl::Minutes(1));
+  Register("w", "i1");
+  const auto response = Synchronize(Idle("w", "i1"));
+  ASSERT_EQ(response.desired_size(), 1);
+  EXPECT_EQ(response.desired(0).memory_reduction(), 1);
+  ASSERT_TRUE(Fail(response.desired(0).lease(), "RESOURCE").ok());
+  EXPECT_EQ(Get(id).state(), v1::JOB_STATE_FAILED);
+  // What a person retries begins with everything again.
+  ASSERT_TRUE(core_->jobs().Retry(id).ok());
+  EXPECT_EQ(Synchronize(Idle("w", "i1")).desired(0).memory_reduction(), 0);
 }
 
 TEST_F(CoreTest, WorkersAreListedWithWhatTheyDo) {
