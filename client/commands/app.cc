@@ -7,6 +7,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "client/commands/commands.h"
 #include "client/commands/exit_codes.h"
 #include "client/commands/usage.h"
@@ -73,6 +74,9 @@ std::vector<std::string> FlagNames(const CLI::App& app) {
       }
     }
   }
+  // --help stands on every level.
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
 }
 
@@ -95,6 +99,12 @@ absl::Status ParseProblem(const CLI::App& app, const CLI::ParseError& error) {
     const std::vector<std::string> commands = CommandNames(place);
     if (!commands.empty()) return UnknownWord("command", word, commands);
     return UsageError(absl::StrCat("\"", word, "\" is one word too many"));
+  }
+  const std::vector<std::string> commands = CommandNames(place);
+  if (!commands.empty() && place.get_parent() != nullptr) {
+    return UsageError(absl::StrCat(
+        "`qctl ", place.get_name(),
+        "` needs one of its commands: ", absl::StrJoin(commands, ", ")));
   }
   return UsageError(error.what());
 }

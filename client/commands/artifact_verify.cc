@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "client/commands/artifact_files.h"
 #include "client/commands/commands.h"
@@ -61,6 +62,10 @@ absl::StatusOr<std::vector<Check>> CheckOnServer(Session& session,
 absl::StatusOr<int> Verify(Session& session, const std::string& what) {
   std::error_code error;
   const bool local = std::filesystem::is_directory(what, error);
+  if (!local && (absl::StartsWith(what, "/") || absl::StartsWith(what, "."))) {
+    return base::MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
+                           absl::StrCat("there is no folder ", what));
+  }
   ASSIGN_OR_RETURN(const std::vector<Check> checks,
                    local ? CheckFolder(what) : CheckOnServer(session, what));
   int damaged = 0;

@@ -51,7 +51,14 @@ absl::StatusOr<int> Logs(Session& session, const LogFlags& flags) {
     session.out() << ForTerminal(session.terminal(), part.text()) << std::flush;
     request.set_offset(part.next_offset());
     if (!part.text().empty()) continue;
-    if (part.complete() || !flags.follow) return kExitSucceeded;
+    if (part.complete() || !flags.follow) {
+      if (request.offset() == 0) {
+        session.Say(absl::StrCat(
+            "this attempt has written no log; `qctl watch ",
+            render::ShortId(request.job_id()), "` shows what happened"));
+      }
+      return kExitSucceeded;
+    }
     if (absl::Now() > deadline) {
       return absl::DeadlineExceededError("the time given by --timeout is over");
     }

@@ -14,6 +14,9 @@ std::string ForReason(const std::string& reason) {
       {"JOB_NOT_FOUND", "`qctl list` shows the jobs there are"},
       {"ARTIFACT_NOT_FOUND",
        "`qctl artifact list` shows the artifacts there are"},
+      {"JOB_STATE_CONFLICT",
+       "only a FAILED or CANCELLED job can be retried; `qctl get` shows what "
+       "it is and has"},
       {"NO_CATALOG",
        "start a worker (`quant-worker --server HOST:PORT --name N`), then look "
        "at `qctl workers`"},

@@ -68,7 +68,8 @@ void AddState(const v1::Job& job, const Terminal& terminal, Table* table) {
   std::string state =
       Paint(terminal, StateColor(job.state()), StateName(job.state()));
   if (!job.pending_reason().empty()) {
-    absl::StrAppend(&state, ", waits for ", Printable(job.pending_reason()));
+    absl::StrAppend(&state, ", ", Printable(job.pending_reason()),
+                    "; `qctl explain` says more");
   }
   table->AddRow({"state", state});
   if (job.state() == v1::JOB_STATE_RUNNING && job.has_progress()) {

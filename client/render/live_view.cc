@@ -119,7 +119,7 @@ std::string LiveView::Phases(const Terminal& terminal) const {
   if (job_.state() != v1::JOB_STATE_RUNNING) {
     std::string words = StateName(job_.state());
     if (!job_.pending_reason().empty()) {
-      absl::StrAppend(&words, ", waits for ", Printable(job_.pending_reason()));
+      absl::StrAppend(&words, ", ", Printable(job_.pending_reason()));
     }
     return Paint(terminal, StateColor(job_.state()), words);
   }

@@ -146,6 +146,43 @@ TEST_F(OutputTest, LogsArePrintedWhole) {
   EXPECT_EQ(qctl_.Run({"logs", "k3f9x2"}).out, server_.log);
 }
 
+TEST_F(OutputTest, AnEmptyLogIsSaidOnStandardErrorAlone) {
+  server_.log = "";
+  const Outcome outcome = qctl_.Run({"logs", "p8w2m4"});
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("has written no log"));
+}
+
+TEST_F(OutputTest, ANearestFlagIsNamedOnce) {
+  const std::string err = qctl_.Run({"list", "--hepl"}).err;
+  const size_t first = err.find("--help");
+  ASSERT_NE(first, std::string::npos);
+  // The other one is the hint's.
+  EXPECT_EQ(err.find("--help, --help"), std::string::npos);
+}
+
+TEST_F(OutputTest, ACommandOfCommandsNamesThem) {
+  const Outcome outcome = qctl_.Run({"artifact"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("list"), HasSubstr("show"),
+                                 HasSubstr("pull"), HasSubstr("verify")));
+}
+
+TEST_F(OutputTest, AFolderToVerifyThatIsNotThereIsSaidAsSuch) {
+  const Outcome outcome = qctl_.Run({"artifact", "verify", "/no/such/folder"});
+  EXPECT_EQ(outcome.code, 6);
+  EXPECT_THAT(outcome.err, HasSubstr("no folder /no/such/folder"));
+}
+
+TEST_F(OutputTest, AQueuedJobShowsWhatItWaitsFor) {
+  server_.jobs[0].set_state(v1::JOB_STATE_QUEUED);
+  server_.jobs[0].set_pending_reason("NO_CAPABLE_WORKER");
+  EXPECT_THAT(qctl_.Run({"list"}).out, HasSubstr("NO_CAPABLE_WORKER"));
+  EXPECT_THAT(qctl_.Run({"get", "k3f9x2"}).out,
+              HasSubstr("QUEUED, NO_CAPABLE_WORKER; `qctl explain`"));
+}
+
 TEST_F(OutputTest, LogsCannotMoveTheCursorOfATerminal) {
   server_.log = "a\x1b[2Jb\n";
   qctl_.terminal.interactive = true;
