@@ -63,16 +63,23 @@ void Cluster::Connect() {
   artifacts_ = v1::ArtifactService::NewStub(channel);
 }
 
-void Cluster::StartServer() {
+void Cluster::StartServer(const std::vector<std::string>& flags) {
   const std::string ports = absl::StrCat(root_, "/ports");
   fs::remove(ports);
+  std::vector<std::string> command = {support::Program("quantd"),
+                                      "--data-dir",
+                                      absl::StrCat(root_, "/data"),
+                                      "--listen",
+                                      absl::StrCat("127.0.0.1:", port_),
+                                      "--http-listen",
+                                      "127.0.0.1:0",
+                                      "--port-file",
+                                      ports,
+                                      "--lease-ttl",
+                                      "3"};
+  command.insert(command.end(), flags.begin(), flags.end());
   server_ = std::make_unique<support::Process>(
-      std::vector<std::string>{support::Program("quantd"), "--data-dir",
-                               absl::StrCat(root_, "/data"), "--listen",
-                               absl::StrCat("127.0.0.1:", port_),
-                               "--http-listen", "127.0.0.1:0", "--port-file",
-                               ports, "--lease-ttl", "3"},
-      absl::StrCat(root_, "/quantd.log"));
+      command, absl::StrCat(root_, "/quantd.log"));
   support::WaitFor(absl::Seconds(60),
                    [&] { return fs::exists(ports) || !server_->running(); });
   for (const auto line : absl::StrSplit(Slurp(ports), '\n')) {

@@ -23,8 +23,8 @@ class Cluster {
   ~Cluster();
 
   // Starts the server on the port it had before, or on a free one, and waits
-  // until it serves.
-  void StartServer();
+  // until it serves. `flags` are added to its command line.
+  void StartServer(const std::vector<std::string>& flags = {});
   void StartWorker();
   void KillServer();
   // Kills the agent; its runners die with it.
