@@ -91,8 +91,9 @@ class Recursion {
   Recursion(int64_t stride, int64_t n)
       : stride_(stride), reciprocals_(n), work_(nullptr) {
     if (n <= kLargestLeaf) return;
-    const int64_t half = Split(n);
-    work_ = hwy::AllocateAligned<float>(half * (n - half));
+    // Halves are rounded to leaves, so that those of a part may be larger than
+    // those of the whole; no product of two halves is above the square's.
+    work_ = hwy::AllocateAligned<float>((n * n + 3) / 4);
   }
 
   bool Run(float* m, int64_t n, float* pivots) {
@@ -174,7 +175,7 @@ class Recursion {
 
   const int64_t stride_;
   std::vector<float> reciprocals_;
-  // The largest off-diagonal block.
+  // Holds any off-diagonal block.
   hwy::AlignedFreeUniquePtr<float[]> work_;
 };
 

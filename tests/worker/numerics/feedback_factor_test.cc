@@ -19,7 +19,7 @@ at::Tensor RandomHessian(int64_t n) {
 }
 
 TEST(FeedbackFactorTest, FactorsMultiplyToTheHessian) {
-  for (const int64_t n : {1, 2, 17, 200, 450}) {
+  for (const int64_t n : {1, 2, 17, 48, 49, 97, 100, 200, 450}) {
     const at::Tensor hessian = RandomHessian(n);
     const auto factor = FactorForFeedback(hessian.clone());
     ASSERT_TRUE(factor.has_value());
