@@ -16,7 +16,10 @@ struct Statistics {
   // float32 [in, in], symmetric, both triangles: sum over tokens of x x^T.
   // Undefined where the method did not ask for it.
   at::Tensor gram;
+  // Tokens that reached the layer: an expert sees those routed to it.
   int64_t tokens = 0;
+  // Tokens of the whole calibration; 0 where nobody counted them.
+  int64_t sampled_tokens = 0;
 };
 
 // Sums x x^T over tokens in float32: raw sums, scaled by nobody, in one fixed
