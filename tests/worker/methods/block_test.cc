@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// Methods that round a block together, on a small block that is a function of
+// two linears.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/relu.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "tests/worker/methods/random_layer.h"
+#include "worker/methods/block_method.h"
+
+namespace quantd::methods {
+namespace {
+
+constexpr int64_t kWidth = 24;
+constexpr int64_t kInner = 40;
+constexpr int64_t kSequences = 6;
+
+class BlockTest : public testing::TestWithParam<const char*> {
+ protected:
+  BlockTest() {
+    const formats::WeightSpec spec{.format = "int2", .group_size = 8};
+    problem_.linears = {
+        {"up", RandomNormal(kInner, kWidth, 1).mul(0.2), spec},
+        {"down", RandomNormal(kWidth, kInner, 2).mul(0.2), spec}};
+    problem_.sequences = kSequences;
+    problem_.input = [](int64_t i) {
+      return MakeRandomLayer(1, kWidth, 20, 100 + i).input;
+    };
+    problem_.forward = [this](const at::Tensor& input,
+                              const std::vector<at::Tensor>& weights) {
+      ++forwards_;
+      const at::Tensor inner = at::relu(at::mm(input, weights[0].t()));
+      return input.add(at::mm(inner, weights[1].t()));
+    };
+    problem_.target = [this](int64_t i) {
+      return problem_.forward(problem_.input(i), {problem_.linears[0].weight,
+                                                  problem_.linears[1].weight});
+    };
+    problem_.observe = [this](int64_t, int64_t, double loss) {
+      losses_.push_back(loss);
+    };
+  }
+
+  absl::StatusOr<std::vector<LinearSolution>> Solve(int64_t iterations) {
+    v1::Component component;
+    component.set_id(GetParam());
+    (*component.mutable_params())["iterations"].set_int_value(iterations);
+    (*component.mutable_params())["batch"].set_int_value(4);
+    const auto method = MakeMethod(component);
+    if (!method.ok()) return method.status();
+    EXPECT_NE((*method)->block_method(), nullptr);
+    return (*method)->block_method()->QuantizeBlock(problem_, cancel_);
+  }
+  double Loss(const std::vector<formats::QuantizedLinear>& linears) const {
+    double total = 0;
+    for (int64_t i = 0; i < kSequences; ++i) {
+      const at::Tensor output = problem_.forward(
+          problem_.input(i),
+          {formats::Dequantize(linears[0]), formats::Dequantize(linears[1])});
+      total += output.sub(problem_.target(i)).square().sum().item<double>();
+    }
+    return total;
+  }
+  std::vector<formats::QuantizedLinear> Rounded() const {
+    std::vector<formats::QuantizedLinear> linears;
+    for (const BlockLinear& linear : problem_.linears) {
+      linears.push_back(*formats::RoundToNearest(linear.weight, linear.spec));
+    }
+    return linears;
+  }
+
+  BlockProblem problem_;
+  base::CancelToken cancel_;
+  std::vector<double> losses_;
+  mutable int forwards_ = 0;
+};
+
+TEST_P(BlockTest, BringsTheOutputCloserThanRounding) {
+  const auto solutions = Solve(150);
+  ASSERT_TRUE(solutions.ok()) << solutions.status();
+  ASSERT_EQ(solutions->size(), 2);
+  for (const LinearSolution& solution : *solutions) {
+    EXPECT_EQ(solution.verdict, v1::VERDICT_OK);
+  }
+  EXPECT_LT(Loss({(*solutions)[0].linear, (*solutions)[1].linear}),
+            0.8 * Loss(Rounded()));
+  EXPECT_EQ(losses_.size(), 151);
+  EXPECT_LT(*std::min_element(losses_.begin(), losses_.end()), 1);
+}
+
+TEST_P(BlockTest, TheSameInputsGiveTheSameBits) {
+  const auto first = Solve(20);
+  const auto second = Solve(20);
+  ASSERT_TRUE(first.ok() && second.ok());
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_TRUE(at::equal((*first)[i].linear.codes, (*second)[i].linear.codes));
+    EXPECT_TRUE(
+        at::equal((*first)[i].linear.scales, (*second)[i].linear.scales));
+  }
+}
+
+TEST_P(BlockTest, WithoutIterationsItIsPlainRounding) {
+  const auto solutions = Solve(0);
+  ASSERT_TRUE(solutions.ok()) << solutions.status();
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_TRUE(at::equal((*solutions)[i].linear.codes, Rounded()[i].codes));
+  }
+}
+
+TEST_P(BlockTest, AFewStepsDoNotMakeItWorse) {
+  const auto solutions = Solve(1);
+  ASSERT_TRUE(solutions.ok()) << solutions.status();
+  EXPECT_LE(Loss({(*solutions)[0].linear, (*solutions)[1].linear}),
+            Loss(Rounded()) * (1 + 1e-6));
+}
+
+TEST_P(BlockTest, CancelIsSeenBetweenSequences) {
+  int left = 9;
+  const auto input = problem_.input;
+  problem_.input = [&](int64_t i) {
+    if (--left == 0) cancel_.Cancel();
+    return input(i);
+  };
+  EXPECT_EQ(Solve(1000).status().code(), absl::StatusCode::kCancelled);
+  // The target may have been asked for once more.
+  EXPECT_GE(left, -1);
+}
+
+TEST_P(BlockTest, AnOutputThatIsNotFiniteEndsInRounding) {
+  problem_.target = [](int64_t) {
+    return at::empty({20, kWidth})
+        .fill_(std::numeric_limits<float>::quiet_NaN());
+  };
+  const auto solutions = Solve(10);
+  ASSERT_TRUE(solutions.ok()) << solutions.status();
+  for (const LinearSolution& solution : *solutions) {
+    EXPECT_EQ(solution.verdict, v1::VERDICT_RTN_FALLBACK);
+    EXPECT_FALSE(solution.reason.empty());
+  }
+}
+
+// As an expert that no token was sent to.
+TEST_P(BlockTest, ALinearThatTheOutputDoesNotReadStaysRounded) {
+  problem_.linears.push_back(
+      {"idle", RandomNormal(8, 8, 3), {.format = "int4", .group_size = 8}});
+  const auto solutions = Solve(10);
+  ASSERT_TRUE(solutions.ok()) << solutions.status();
+  EXPECT_TRUE(at::equal((*solutions)[2].linear.codes, Rounded()[2].codes));
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, BlockTest,
+                         testing::Values("autoround", "brecq"),
+                         [](const auto& test) {
+                           return std::string(test.param);
+                         });
+
+}  // namespace
+}  // namespace quantd::methods
