@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The published GPTQ, step for step in ATen operators: what a program that
-// calls LibTorch column by column costs.
+// The published GPTQ, operator for operator in ATen: what a program that calls
+// LibTorch column by column costs. After the authors' gptq.py and quant.py
+// (github.com/IST-DASLab/gptq), with the operators that their Python calls, in
+// their order and out of place where theirs are.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,8 +11,9 @@
 
 namespace quantd::bench {
 
-// H += 2 x x^T by a full product, float32 [in, in].
-void EagerGram(const at::Tensor& gram, const at::Tensor& input);
+// The running mean of 2 x x^T over `seen` batches and this one, float32
+// [in, in], by a full product.
+void EagerGram(const at::Tensor& gram, const at::Tensor& input, int64_t seen);
 
 // Cholesky, inverse, upper Cholesky of the inverse: U with H^-1 = U^T U.
 at::Tensor EagerFactor(const at::Tensor& hessian);

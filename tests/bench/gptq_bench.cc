@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gram matrix, factor and column loop against the machine's own matrix product
-// and against the eager reference, all in one run:
+// and against the eager reference, then a whole block against both, its
+// forwards and its memory, all in one run:
 //   gptq_bench [--threads N] [--repeats N] [--width C]...
-// Times are CPU seconds of the process divided by the threads, so that other
-// load on the machine does not count; the median and the spread (least .. most)
-// of the repeats are printed.
+// With one thread times are CPU seconds of the process, so that other load on
+// the machine does not count, else wall seconds; the median and the spread
+// (least .. most) of the repeats are printed.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -12,7 +13,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +22,8 @@
 #include <vector>
 
 #include "tests/bench/eager_gptq.h"
+#include "tests/bench/end_to_end.h"
+#include "tests/bench/measure.h"
 #include "worker/kernels/column_blocks.h"
 #include "worker/kernels/operators.h"
 #include "worker/numerics/feedback_factor.h"
@@ -35,35 +37,8 @@ struct Flags {
   std::vector<int64_t> widths;
 };
 
-double CpuSeconds() {
-  timespec now;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * now.tv_nsec;
-}
-
-struct Times {
-  double median, least, most;
-};
-
 Times Measure(const Flags& flags, const std::function<void()>& body) {
-  std::vector<double> seconds;
-  body();  // Warm: pages, threads, dispatcher.
-  for (int i = 0; i < flags.repeats; ++i) {
-    const double begin = CpuSeconds();
-    body();
-    seconds.push_back((CpuSeconds() - begin) / flags.threads);
-  }
-  std::sort(seconds.begin(), seconds.end());
-  return {seconds[seconds.size() / 2], seconds.front(), seconds.back()};
-}
-
-void PrintLine(const char* what, const Times& t, double flops, double peak,
-               const Times* eager) {
-  printf("  %-14s %9.3f ms (%.3f .. %.3f)  %6.1f GF/s = %.2f of peak", what,
-         1e3 * t.median, 1e3 * t.least, 1e3 * t.most, 1e-9 * flops / t.median,
-         flops / t.median / peak);
-  if (eager != nullptr) printf("  %.1fx eager", eager->median / t.median);
-  printf("\n");
+  return bench::Measure(flags.threads, flags.repeats, body);
 }
 
 constexpr int64_t kGroup = 128;
@@ -85,7 +60,7 @@ kernels::ColumnLoop MakeLoop(const at::Tensor& weight,
   const int64_t groups = (weight.size(1) + kGroup - 1) / kGroup;
   kernels::ColumnLoop loop;
   loop.corrected = weight.clone();
-  loop.feedback = factor.feedback.contiguous();
+  loop.feedback = factor.feedback;
   loop.pivots = factor.pivots;
   loop.codes = at::empty_like(weight, at::TensorOptions(at::kByte));
   loop.scales = at::empty({out, groups});
@@ -96,7 +71,8 @@ kernels::ColumnLoop MakeLoop(const at::Tensor& weight,
   return loop;
 }
 
-void RunWidth(const Flags& flags, int64_t width) {
+// Prints the figures of one width; the FLOP/s of its square product.
+double RunWidth(const Flags& flags, int64_t width) {
   const double n = static_cast<double>(width);
   const at::Tensor a = at::randn({width, width});
   const at::Tensor b = at::randn({width, width});
@@ -110,7 +86,8 @@ void RunWidth(const Flags& flags, int64_t width) {
   const at::Tensor input = at::randn({2048, width});
   const at::Tensor gram = at::zeros({width, width});
   const double gram_flops = 2048 * n * n;
-  const Times eager_gram = Measure(flags, [&] { EagerGram(gram, input); });
+  const Times eager_gram =
+      Measure(flags, [&] { EagerGram(gram, input, /*seen=*/1); });
   PrintLine("eager Gram", eager_gram, gram_flops, peak, nullptr);
   const Times fast_gram =
       Measure(flags, [&] { kernels::GramAdd(gram, input); });
@@ -121,7 +98,7 @@ void RunWidth(const Flags& flags, int64_t width) {
   const Times eager_factor = Measure(flags, [&] { EagerFactor(hessian); });
   PrintLine("eager factor", eager_factor, 4 * n * n * n / 3, peak, nullptr);
   const Times fast_factor =
-      Measure(flags, [&] { numerics::FactorForFeedback(hessian); });
+      Measure(flags, [&] { numerics::FactorForFeedback(hessian.clone()); });
   PrintLine("factor", fast_factor, 2 * n * n * n / 3, peak, &eager_factor);
 
   const at::Tensor inverse_factor = EagerFactor(hessian);
@@ -130,10 +107,11 @@ void RunWidth(const Flags& flags, int64_t width) {
   const Times eager_columns =
       Measure(once, [&] { EagerColumns(b, inverse_factor, kGroup, 15); });
   PrintLine("eager columns", eager_columns, n * n * n, peak, nullptr);
-  const auto factor = numerics::FactorForFeedback(hessian);
+  const auto factor = numerics::FactorForFeedback(hessian.clone());
   const kernels::ColumnLoop loop = MakeLoop(b, *factor);
   const Times columns = Measure(flags, [&] { RunColumns(b, loop); });
   PrintLine("columns", columns, n * n * n, peak, &eager_columns);
+  return peak;
 }
 
 }  // namespace
@@ -149,8 +127,11 @@ int main(int argc, char** argv) {
   }
   if (flags.widths.empty()) flags.widths = {576, 1024, 2048, 4096};
   at::set_num_threads(flags.threads);
+  double peak = 0;
   for (const int64_t width : flags.widths) {
-    quantd::bench::RunWidth(flags, width);
+    peak = std::max(peak, quantd::bench::RunWidth(flags, width));
   }
-  return 0;
+  const absl::Status status = quantd::bench::RunEndToEnd(flags.threads, peak);
+  if (!status.ok()) fprintf(stderr, "%s\n", status.ToString().c_str());
+  return status.ok() ? 0 : 1;
 }

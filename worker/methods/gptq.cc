@@ -4,6 +4,7 @@
 // layer's input ask (Frantar et al., GPTQ, arXiv:2210.17323, section 3 and
 // algorithm 1). docs/methods/gptq.md says where we differ from the paper.
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/aminmax.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
@@ -12,9 +13,13 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "worker/kernels/column_blocks.h"
@@ -99,37 +104,66 @@ std::string StatisticsProblem(const LinearProblem& problem) {
     return "the statistics are those of another layer";
   }
   if (statistics->tokens <= 0) return "no calibration token reached the layer";
-  if (!at::isfinite(statistics->gram).all().item<bool>()) {
-    return "the statistics of the layer's input are not finite";
-  }
-  if (statistics->gram.diagonal().lt(0).any().item<bool>()) {
-    return "the statistics of the layer's input are not second moments";
-  }
   return "";
+}
+
+// What follows from the statistics and the options, whatever the weight is.
+struct Prepared {
+  // Why there is no factor; empty where there is one.
+  std::string trouble;
+  at::Tensor dead;         // bool [in]: inputs that are always zero.
+  at::Tensor permutation;  // int64 [in]; undefined: the original order.
+  // In processing order.
+  numerics::DampedFactor factor;
+};
+
+// H = 2/N sum x x^T, then its factor. An input that is always zero has no say
+// in the layer's output: its diagonal becomes 1 and its weights 0. With an act
+// order columns go by falling diagonal, ties in original order.
+absl::StatusOr<Prepared> Prepare(const calibration::Statistics& statistics,
+                                 const at::Device& device,
+                                 const Options& options,
+                                 const base::CancelToken& cancel) {
+  Prepared prepared;
+  const at::Tensor gram = statistics.gram.to(device);
+  // NaN passes through minimum and maximum; no second matrix is made.
+  const auto [low, high] = at::aminmax(gram);
+  if (!std::isfinite(low.item<float>()) || !std::isfinite(high.item<float>())) {
+    prepared.trouble = "the statistics of the layer's input are not finite";
+    return prepared;
+  }
+  if (gram.diagonal().lt(0).any().item<bool>()) {
+    prepared.trouble =
+        "the statistics of the layer's input are not second moments";
+    return prepared;
+  }
+  at::Tensor hessian = gram.mul(2.0 / static_cast<double>(statistics.tokens));
+  prepared.dead = hessian.diagonal().eq(0);
+  hessian.diagonal().masked_fill_(prepared.dead, 1);
+  if (options.act_order != ActOrder::kNone) {
+    prepared.permutation = at::argsort(hessian.diagonal(), /*stable=*/true,
+                                       /*dim=*/0, /*descending=*/true);
+    hessian = hessian.index_select(0, prepared.permutation);
+    hessian = hessian.index_select(1, prepared.permutation);
+  }
+  ASSIGN_OR_RETURN(auto factor, numerics::FactorWithDamping(
+                                    hessian, options.damping, cancel));
+  if (factor.has_value()) {
+    prepared.factor = *std::move(factor);
+  } else {
+    prepared.trouble = "the Hessian is not positive definite with any damping";
+  }
+  return prepared;
 }
 
 // A layer on its way: everything in processing order once Reorder ran.
 struct Layer {
   at::Tensor weight;        // float32 [out, in]
-  at::Tensor hessian;       // float32 [in, in]
-  at::Tensor permutation;   // int64 [in]; undefined: the original order.
+  at::Tensor permutation;   // As in Prepared.
   at::Tensor column_group;  // As in kernels::ColumnLoop.
   at::Tensor scales;
   at::Tensor zeros;
 };
-
-// H = 2/N sum x x^T. An input that is always zero has no say in the layer's
-// output: its weights become 0 and its diagonal 1.
-Layer MakeLayer(const LinearProblem& problem) {
-  Layer layer;
-  layer.hessian =
-      problem.statistics->gram.to(problem.weight.device())
-          .mul(2.0 / static_cast<double>(problem.statistics->tokens));
-  const at::Tensor dead = layer.hessian.diagonal().eq(0);
-  layer.hessian.diagonal().masked_fill_(dead, 1);
-  layer.weight = problem.weight.masked_fill(dead, 0).contiguous();
-  return layer;
-}
 
 // Grids of the groups in original order, from the weights as they are.
 void ChooseStaticGrids(int64_t group_size, const kernels::IntegerGridRule& rule,
@@ -143,16 +177,11 @@ void ChooseStaticGrids(int64_t group_size, const kernels::IntegerGridRule& rule,
           .floor_divide(group_size);
 }
 
-// Columns by falling diagonal, ties in original order.
-void Reorder(Layer* layer) {
-  layer->permutation = at::argsort(layer->hessian.diagonal(), /*stable=*/true,
-                                   /*dim=*/0, /*descending=*/true);
-  layer->weight = layer->weight.index_select(1, layer->permutation);
-  layer->hessian = layer->hessian.index_select(0, layer->permutation)
-                       .index_select(1, layer->permutation);
+void Reorder(const at::Tensor& permutation, Layer* layer) {
+  layer->permutation = permutation;
+  layer->weight = layer->weight.index_select(1, permutation);
   if (layer->column_group.defined()) {
-    layer->column_group =
-        layer->column_group.index_select(0, layer->permutation);
+    layer->column_group = layer->column_group.index_select(0, permutation);
   }
 }
 
@@ -176,8 +205,8 @@ kernels::ColumnLoop MakeLoop(const Layer& layer,
   const int64_t out = layer.weight.size(0);
   const int64_t groups = (layer.weight.size(1) + group_size - 1) / group_size;
   kernels::ColumnLoop loop;
-  loop.corrected = layer.weight.clone();
-  loop.feedback = factor.feedback.contiguous();
+  loop.corrected = layer.weight;  // A copy of the caller's weight.
+  loop.feedback = factor.feedback;
   loop.pivots = factor.pivots;
   loop.codes = at::empty_like(layer.weight, bytes);
   loop.scales =
@@ -232,7 +261,11 @@ formats::QuantizedLinear TakeResult(const LinearProblem& problem,
 
 class GptqMethod : public Method {
  public:
-  explicit GptqMethod(const Options& options) : options_(options) {}
+  explicit GptqMethod(const Options& options)
+      : options_(options),
+        shared_key_(absl::StrFormat("gptq %.17g %.17g %d", options.damping.damp,
+                                    options.damping.increment,
+                                    options.act_order != ActOrder::kNone)) {}
 
   Needs needs() const override { return Needs::kGram; }
 
@@ -268,21 +301,32 @@ class GptqMethod : public Method {
   absl::StatusOr<LinearSolution> Solve(const LinearProblem& problem,
                                        const kernels::IntegerGridRule& rule,
                                        const base::CancelToken& cancel) const {
+    std::optional<Prepared> own;
+    const Prepared* prepared = nullptr;
+    if (problem.shared != nullptr) {
+      prepared = problem.shared->Find<Prepared>(shared_key_);
+    }
+    if (prepared == nullptr) {
+      ASSIGN_OR_RETURN(own, Prepare(*problem.statistics,
+                                    problem.weight.device(), options_, cancel));
+      prepared = &*own;
+      if (problem.shared != nullptr) problem.shared->Keep(shared_key_, *own);
+    }
+    if (!prepared->trouble.empty()) return FallBack(problem, prepared->trouble);
+    return RunColumns(problem, rule, *prepared, cancel);
+  }
+
+  absl::StatusOr<LinearSolution> RunColumns(
+      const LinearProblem& problem, const kernels::IntegerGridRule& rule,
+      const Prepared& prepared, const base::CancelToken& cancel) const {
     const int64_t in = problem.weight.size(1);
     const int64_t group_size = std::min(problem.spec.GroupSizeFor(in), in);
-    Layer layer = MakeLayer(problem);
+    Layer layer;
+    layer.weight = problem.weight.masked_fill(prepared.dead, 0).contiguous();
     if (options_.static_groups) ChooseStaticGrids(group_size, rule, &layer);
-    if (options_.act_order != ActOrder::kNone) Reorder(&layer);
-    ASSIGN_OR_RETURN(
-        const auto factor,
-        numerics::FactorWithDamping(layer.hessian, options_.damping, cancel));
-    if (!factor.has_value()) {
-      return FallBack(problem,
-                      "the Hessian is not positive definite with any damping");
-    }
-    layer.hessian = at::Tensor();
+    if (prepared.permutation.defined()) Reorder(prepared.permutation, &layer);
     kernels::ColumnLoop loop =
-        MakeLoop(layer, factor->factor, rule, group_size);
+        MakeLoop(layer, prepared.factor.factor, rule, group_size);
     loop.block_size = options_.block_size;
     RETURN_IF_ERROR(RunLoop(loop, cancel));
     if (!at::isfinite(loop.loss).all().item<bool>()) {
@@ -290,7 +334,7 @@ class GptqMethod : public Method {
     }
     LinearSolution solution;
     solution.linear = TakeResult(problem, layer, loop);
-    Judge(*factor, &solution);
+    Judge(prepared.factor, &solution);
     return solution;
   }
 
@@ -309,6 +353,8 @@ class GptqMethod : public Method {
   }
 
   const Options options_;
+  // What Prepare's result depends on besides the statistics.
+  const std::string shared_key_;
 };
 
 }  // namespace

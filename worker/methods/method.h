@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "quantd/v1/report.pb.h"
 #include "worker/calibration/gram.h"
 #include "worker/formats/format.h"
+#include "worker/methods/shared_work.h"
 
 namespace quantd::methods {
 
@@ -29,6 +31,8 @@ struct LinearProblem {
   // What Needs asked for; null for kNothing.
   const calibration::Statistics* statistics = nullptr;
   formats::WeightSpec spec;
+  // Lives and dies with `statistics`; null where nothing is kept.
+  SharedWork* shared = nullptr;
 };
 
 struct LinearSolution {
@@ -63,11 +67,17 @@ const std::vector<MethodEntry>& Registry();
 absl::StatusOr<std::unique_ptr<Method>> MakeMethod(
     const v1::Component& component);
 
+// tr(A G A^T) for rows A of a weight, float32 [out, in], products in float32
+// and their sum in float64. Without a Gram matrix: the sum of squares.
+double OutputEnergy(const at::Tensor& rows,
+                    const calibration::Statistics* statistics);
+
 // tr(D G D^T) / tr(W G W^T) with D = W - dequantized, the layer's relative
-// output error on the calibration tokens, in float64 accumulation. Without a
-// Gram matrix: the relative squared weight error.
+// output error on the calibration tokens. `energy` is OutputEnergy of the
+// weight, where the caller has it.
 double RelativeError(const at::Tensor& weight,
                      const formats::QuantizedLinear& linear,
-                     const calibration::Statistics* statistics);
+                     const calibration::Statistics* statistics,
+                     std::optional<double> energy = std::nullopt);
 
 }  // namespace quantd::methods

@@ -55,10 +55,12 @@ absl::StatusOr<v1::LayerReport> Judge(const ModulePlan& plan,
   layer.set_damp(solution.damp);
   ASSIGN_OR_RETURN(const formats::QuantizedLinear rounded,
                    formats::RoundToNearest(problem.weight, problem.spec));
+  const double energy =
+      methods::OutputEnergy(problem.weight, problem.statistics);
   layer.set_relative_error(methods::RelativeError(
-      problem.weight, solution.linear, problem.statistics));
-  layer.set_rtn_relative_error(
-      methods::RelativeError(problem.weight, rounded, problem.statistics));
+      problem.weight, solution.linear, problem.statistics, energy));
+  layer.set_rtn_relative_error(methods::RelativeError(
+      problem.weight, rounded, problem.statistics, energy));
   if (problem.statistics != nullptr) {
     layer.set_tokens(problem.statistics->tokens);
   }
@@ -156,6 +158,7 @@ absl::Status BlockQuantizer::QuantizeStage(
     const std::map<std::string, ModulePlan>& plans,
     const absl::StatusOr<calibration::Statistics>& statistics,
     QuantizedBlock* out) {
+  methods::SharedWork shared;
   for (const std::string& name : stage.linears) {
     const ModulePlan* plan = FindPlan(plans, name);
     if (plan == nullptr) continue;
@@ -163,7 +166,7 @@ absl::Status BlockQuantizer::QuantizeStage(
     progress_.Report(name);
     const models::Linear& linear = block.linear(name);
     const at::Tensor bias = linear.bias();
-    RETURN_IF_ERROR(RunLinear(*plan, linear, statistics, out));
+    RETURN_IF_ERROR(RunLinear(*plan, linear, statistics, &shared, out));
     const at::Tensor dense = formats::Dequantize(out->modules.at(name));
     block.Replace(name,
                   models::MakeDenseLinear(dense.to(options_.device), bias));
@@ -174,12 +177,12 @@ absl::Status BlockQuantizer::QuantizeStage(
 absl::Status BlockQuantizer::RunLinear(
     const ModulePlan& plan, const models::Linear& linear,
     const absl::StatusOr<calibration::Statistics>& statistics,
-    QuantizedBlock* out) {
+    methods::SharedWork* shared, QuantizedBlock* out) {
   const absl::Duration began = base::Clock::Real().Monotonic();
   ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
   const at::Tensor weight = linear.DenseWeight();
   methods::LinearProblem problem{
-      .weight = weight, .statistics = nullptr, .spec = plan.spec};
+      .weight = weight, .spec = plan.spec, .shared = shared};
   const bool wanted = method->needs() != methods::Needs::kNothing;
   if (wanted && statistics.ok()) problem.statistics = &*statistics;
   absl::StatusOr<methods::LinearSolution> solution =

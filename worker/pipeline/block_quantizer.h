@@ -14,6 +14,7 @@
 #include "proto/base/cancel.h"
 #include "quantd/v1/report.pb.h"
 #include "worker/calibration/gram.h"
+#include "worker/methods/shared_work.h"
 #include "worker/models/model.h"
 #include "worker/pipeline/activation_cache.h"
 #include "worker/pipeline/block_file.h"
@@ -58,10 +59,11 @@ class BlockQuantizer {
       models::Block& block, const std::map<std::string, ModulePlan>& plans,
       ActivationCache* cache);
 
-  // Quantizes a single linear by statistics of its own, for the head.
+  // Quantizes a single linear, the head among them. `shared` belongs to the
+  // statistics.
   absl::Status RunLinear(const ModulePlan& plan, const models::Linear& linear,
                          const absl::StatusOr<calibration::Statistics>& stats,
-                         QuantizedBlock* out);
+                         methods::SharedWork* shared, QuantizedBlock* out);
 
   const LayerFailure& failure() const { return failure_; }
 

@@ -206,8 +206,9 @@ absl::Status BlockLoop::RunHead() {
   if (absl::IsCancelled(statistics.status())) return statistics.status();
   ASSIGN_OR_RETURN(const auto head, model_.LoadHead());
   QuantizedBlock done;
+  methods::SharedWork shared;
   const absl::Status status =
-      quantizer_.RunLinear(plan, *head, statistics, &done);
+      quantizer_.RunLinear(plan, *head, statistics, &shared, &done);
   if (!status.ok()) return KeepFailure(status);
   return CommitModules(done, /*with_activations=*/false);
 }

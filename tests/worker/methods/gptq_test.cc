@@ -250,6 +250,47 @@ TEST(GptqTest, BlockSizeDoesNotMatter) {
   }
 }
 
+TEST(GptqTest, ALayerThatSharesItsFactorGetsTheSameBits) {
+  for (const char* order : {"none", "static", "dynamic"}) {
+    const RandomLayer first = MakeRandomLayer(24, 128, 400, 1);
+    const RandomLayer second = MakeRandomLayer(40, 128, 400, 2);
+    const auto spec = Spec("int4", 32, false);
+    v1::Component component;
+    component.set_id("gptq");
+    (*component.mutable_params())["act_order"] = Text(order);
+    const auto method = MakeMethod(component);
+    ASSERT_TRUE(method.ok());
+    SharedWork shared;
+    const auto warm = (*method)->QuantizeLinear(
+        {first.weight, &first.statistics, spec, &shared}, {});
+    const auto together = (*method)->QuantizeLinear(
+        {second.weight, &first.statistics, spec, &shared}, {});
+    const auto alone =
+        (*method)->QuantizeLinear({second.weight, &first.statistics, spec}, {});
+    ASSERT_TRUE(warm.ok() && together.ok() && alone.ok());
+    EXPECT_TRUE(at::equal(together->linear.codes, alone->linear.codes));
+    EXPECT_TRUE(at::equal(together->linear.scales, alone->linear.scales));
+    EXPECT_EQ(together->damp, alone->damp);
+  }
+}
+
+TEST(GptqTest, AnotherDampingSharesNothing) {
+  const RandomLayer layer = MakeRandomLayer(24, 128, 400, 1);
+  const auto spec = Spec("int4", 32, false);
+  SharedWork shared;
+  for (const double damp : {0.01, 0.5}) {
+    v1::Component component;
+    component.set_id("gptq");
+    (*component.mutable_params())["percdamp"] = Number(damp);
+    const auto method = MakeMethod(component);
+    ASSERT_TRUE(method.ok());
+    const auto solution = (*method)->QuantizeLinear(
+        {layer.weight, &layer.statistics, spec, &shared}, {});
+    ASSERT_TRUE(solution.ok());
+    EXPECT_EQ(solution->damp, damp);
+  }
+}
+
 TEST(GptqTest, BeatsRoundToNearestOnTheLayersOutput) {
   for (const char* order : {"none", "static", "dynamic"}) {
     double gptq_error = 0, rtn_error = 0;
