@@ -12,10 +12,11 @@ namespace {
 constexpr absl::Duration kShortestInterval = absl::Milliseconds(100);
 constexpr int64_t kBytesPerKibibyte = 1024;
 
-// Usual time of one step of a kind over that of all blocks together. Measured on
-// SmolLM2-135M with 16384 tokens of calibration and 10220 of evaluation: blocks
-// 66 s, export 1.9 s, verification 2.0 s, an evaluation 33 to 35 s. The head's
-// follows from its operations, 4 R C^2 of 1 to 5 % of those of the blocks.
+// Usual time of one step of a kind over that of all blocks together. Measured
+// on SmolLM2-135M with 16384 tokens of calibration and 10220 of evaluation:
+// blocks 66 s, export 1.9 s, verification 2.0 s, an evaluation 33 to 35 s. The
+// head's follows from its operations, 4 R C^2 of 1 to 5 % of those of the
+// blocks.
 double UsualShare(const std::string& kind) {
   static const auto& shares =
       *new std::map<std::string, double>{{kHeadStep, 0.03},
