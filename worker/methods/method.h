@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +16,7 @@
 #include "proto/base/cancel.h"
 #include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/recipe.pb.h"
 #include "quantd/v1/report.pb.h"
 #include "worker/calibration/gram.h"
 #include "worker/formats/format.h"
@@ -25,6 +27,11 @@ namespace quantd::methods {
 // What statistics a method needs of a layer's input.
 enum class Needs { kNothing, kGram };
 
+// Told of every step of an optimisation that is `steps` long; `loss` is that of
+// plain rounding times a factor.
+using LossObserver =
+    std::function<void(int64_t step, int64_t steps, double loss)>;
+
 struct LinearProblem {
   // float32 [out, in], contiguous. Not changed.
   const at::Tensor& weight;
@@ -33,6 +40,8 @@ struct LinearProblem {
   formats::WeightSpec spec;
   // Lives and dies with `statistics`; null where nothing is kept.
   SharedWork* shared = nullptr;
+  // May be empty.
+  LossObserver observe = {};
 };
 
 struct LinearSolution {
@@ -44,20 +53,33 @@ struct LinearSolution {
   double damp = 0;
 };
 
+class BlockMethod;  // block_method.h
+
 // Immutable after it is made; used by one thread at a time.
 class Method {
  public:
   virtual ~Method() = default;
   virtual Needs needs() const = 0;
+  // The fraction of the calibration tokens that must reach a layer for the
+  // method to be asked; with fewer, and always without any, the caller rounds
+  // it to nearest (token_count.h).
+  virtual double min_tokens() const { return 0; }
   // Polls `cancel` at least once a second. The same inputs give the same bits.
   // Errors are for inputs that no policy can mend (non-finite weights);
   // statistics that cannot be used end in the verdict RTN_FALLBACK.
   virtual absl::StatusOr<LinearSolution> QuantizeLinear(
       const LinearProblem& problem, const base::CancelToken& cancel) const = 0;
+  // Null unless the linears of a decoder block are rounded together;
+  // QuantizeLinear is then for those that stand outside of blocks. Valid as
+  // long as this.
+  virtual const BlockMethod* block_method() const { return nullptr; }
 };
 
 struct MethodEntry {
   v1::ComponentEntry description;
+  // What `--method <id>` stands for besides the method itself, laid over the
+  // defaults of every recipe; for example published settings.
+  v1::Recipe preset;
   std::unique_ptr<Method> (*make)(const spec::Params& params);
 };
 

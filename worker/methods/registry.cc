@@ -6,11 +6,16 @@
 
 namespace quantd::methods {
 
-MethodEntry Gptq();  // gptq.cc
-MethodEntry Rtn();   // rtn.cc
+MethodEntry Adaround();   // adaround.cc
+MethodEntry Autoround();  // autoround.cc
+MethodEntry Brecq();      // brecq.cc
+MethodEntry Gptq();       // gptq.cc
+MethodEntry Hqq();        // hqq.cc
+MethodEntry Rtn();        // rtn.cc
 
 const std::vector<MethodEntry>& Registry() {
-  static const auto& entries = *new std::vector<MethodEntry>{Gptq(), Rtn()};
+  static const auto& entries = *new std::vector<MethodEntry>{
+      Adaround(), Autoround(), Brecq(), Gptq(), Hqq(), Rtn()};
   return entries;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/block_quantizer.h"
 
-#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +10,7 @@
 #include "proto/base/status_macros.h"
 #include "worker/formats/format.h"
 #include "worker/methods/method.h"
+#include "worker/methods/token_count.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -19,19 +20,6 @@ const ModulePlan* FindPlan(const std::map<std::string, ModulePlan>& plans,
   const auto found = plans.find(name);
   return found == plans.end() || !found->second.quantized ? nullptr
                                                           : &found->second;
-}
-
-// The input features of a stage whose Gram matrix somebody needs, else 0.
-absl::StatusOr<int64_t> GramWidth(
-    const models::Stage& stage,
-    const std::map<std::string, ModulePlan>& plans) {
-  for (const std::string& name : stage.linears) {
-    const ModulePlan* plan = FindPlan(plans, name);
-    if (plan == nullptr) continue;
-    ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan->method));
-    if (method->needs() == methods::Needs::kGram) return plan->in_features;
-  }
-  return 0;
 }
 
 v1::LayerReport LayerOf(const ModulePlan& plan) {
@@ -67,14 +55,14 @@ absl::StatusOr<v1::LayerReport> Judge(const ModulePlan& plan,
   return layer;
 }
 
-// A layer whose statistics are not finite: what every method does of it.
+// A layer whose statistics cannot be used: what every method does of it.
 absl::StatusOr<methods::LinearSolution> RoundWithout(
-    const methods::LinearProblem& problem, const absl::Status& why) {
+    const methods::LinearProblem& problem, absl::string_view why) {
   methods::LinearSolution solution;
   ASSIGN_OR_RETURN(solution.linear,
                    formats::RoundToNearest(problem.weight, problem.spec));
   solution.verdict = v1::VERDICT_RTN_FALLBACK;
-  solution.reason = std::string(why.message());
+  solution.reason = std::string(why);
   return solution;
 }
 
@@ -103,75 +91,138 @@ absl::Status FallbackRefused(const v1::LayerReport& layer,
 
 }  // namespace
 
-absl::StatusOr<calibration::Statistics> BlockQuantizer::Advance(
-    const models::Block& block, int64_t stage, int64_t gram_width,
-    ActivationCache* cache) {
-  std::unique_ptr<calibration::GramAccumulator> gram;
-  if (gram_width > 0) {
-    gram = std::make_unique<calibration::GramAccumulator>(gram_width,
-                                                          options_.device);
+absl::StatusOr<std::vector<BlockQuantizer::Group>> BlockQuantizer::GroupsOf(
+    const models::Stage& stage,
+    const std::map<std::string, ModulePlan>& plans) {
+  std::vector<Group> groups;
+  for (size_t i = 0; i < stage.linears.size(); ++i) {
+    const ModulePlan* plan = FindPlan(plans, stage.linears[i]);
+    if (plan == nullptr) continue;
+    if (groups.empty() || groups.back().input != stage.input_of[i]) {
+      groups.push_back({.input = stage.input_of[i]});
+    }
+    groups.back().linears.push_back(plan->name);
+    ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan->method));
+    if (method->needs() == methods::Needs::kGram) {
+      groups.back().gram_width = plan->in_features;
+    }
   }
+  return groups;
+}
+
+size_t BlockQuantizer::PassSize(const std::vector<Group>& groups,
+                                size_t begin) const {
+  int64_t bytes = 0;
+  size_t end = begin;
+  for (; end < groups.size(); ++end) {
+    const int64_t width = groups[end].gram_width;
+    bytes += width * width * static_cast<int64_t>(sizeof(float));
+    if (end > begin && bytes > options_.gram_bytes) break;
+  }
+  return end - begin;
+}
+
+absl::Status BlockQuantizer::Pass(const models::Block& block, int64_t stage,
+                                  bool advance, absl::Span<const Group> groups,
+                                  ActivationCache* cache,
+                                  std::vector<GroupStatistics>* statistics) {
+  std::vector<std::optional<calibration::GramAccumulator>> grams(groups.size());
+  bool wanted = false;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].gram_width == 0) continue;
+    grams[g].emplace(groups[g].gram_width, options_.device);
+    wanted = true;
+  }
+  if (!wanted && !advance) return absl::OkStatus();
   for (int64_t i = 0; i < cache->sequences(); ++i) {
     RETURN_IF_ERROR(cancel_.Check());
     models::SequenceState state = cache->Load(i);
-    if (stage < 0) {
-      block.Begin(&state);
-    } else {
-      block.Apply(stage, &state);
+    if (advance && stage == 0) block.Begin(&state);
+    if (advance && stage > 0) block.Apply(stage - 1, &state);
+    if (wanted) {
+      const std::vector<at::Tensor> inputs = block.Inputs(stage, state);
+      for (size_t g = 0; g < groups.size(); ++g) {
+        const at::Tensor& rows = inputs[static_cast<size_t>(groups[g].input)];
+        if (grams[g].has_value() && rows.size(0) > 0) grams[g]->Add(rows);
+      }
     }
-    if (gram != nullptr) gram->Add(state.input);
+    if (!advance) continue;
     cache->Store(i, state);
     progress_.AddTokens(options_.sequence_length);
   }
-  calibration::Statistics statistics;
-  if (gram != nullptr) RETURN_IF_ERROR(gram->Finish(&statistics));
-  return statistics;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    if (!grams[g].has_value()) continue;
+    calibration::Statistics sums;
+    const absl::Status finite = grams[g]->Finish(&sums);
+    sums.sampled_tokens = cache->sequences() * options_.sequence_length;
+    (*statistics)[g] = finite.ok() ? GroupStatistics(std::move(sums)) : finite;
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<QuantizedBlock> BlockQuantizer::Run(
     models::Block& block, const std::map<std::string, ModulePlan>& plans,
     ActivationCache* cache) {
   QuantizedBlock out;
-  const int64_t stages = block.stages().size();
-  // Stage s's linears are replaced before stage s is applied; the turn before
-  // the first stage only makes its input.
-  for (int64_t s = -1; s < stages; ++s) {
-    if (s >= 0) progress_.Report(block.stages()[s].linears.front());
-    int64_t width = 0;
-    if (s + 1 < stages) {
-      ASSIGN_OR_RETURN(width, GramWidth(block.stages()[s + 1], plans));
-    }
-    absl::StatusOr<calibration::Statistics> statistics =
-        calibration::Statistics();
-    if (cache != nullptr) statistics = Advance(block, s, width, cache);
-    if (absl::IsCancelled(statistics.status())) return statistics.status();
-    if (s + 1 < stages) {
-      RETURN_IF_ERROR(
-          QuantizeStage(block, block.stages()[s + 1], plans, statistics, &out));
-    }
+  const std::vector<models::Stage>& stages = block.stages();
+  for (size_t s = 0; s < stages.size(); ++s) {
+    ASSIGN_OR_RETURN(const std::vector<Group> groups,
+                     GroupsOf(stages[s], plans));
+    size_t begin = 0;
+    do {
+      const size_t count = PassSize(groups, begin);
+      const auto batch = absl::MakeConstSpan(groups).subspan(begin, count);
+      std::vector<GroupStatistics> statistics(count, calibration::Statistics());
+      if (cache != nullptr) {
+        RETURN_IF_ERROR(Pass(block, static_cast<int64_t>(s), begin == 0, batch,
+                             cache, &statistics));
+      }
+      for (size_t g = 0; g < count; ++g) {
+        RETURN_IF_ERROR(
+            QuantizeGroup(block, batch[g], plans, statistics[g], &out));
+        // The matrices of a stage with experts are many.
+        statistics[g] = calibration::Statistics();
+      }
+      begin += count;
+    } while (begin < groups.size());
+    progress_.Report(stages[s].linears.front());
+  }
+  if (cache != nullptr) {
+    std::vector<GroupStatistics> none;
+    RETURN_IF_ERROR(Pass(block, static_cast<int64_t>(stages.size()),
+                         /*advance=*/true, {}, cache, &none));
   }
   return out;
 }
 
-absl::Status BlockQuantizer::QuantizeStage(
-    models::Block& block, const models::Stage& stage,
+absl::Status BlockQuantizer::QuantizeGroup(
+    models::Block& block, const Group& group,
     const std::map<std::string, ModulePlan>& plans,
-    const absl::StatusOr<calibration::Statistics>& statistics,
-    QuantizedBlock* out) {
+    const GroupStatistics& statistics, QuantizedBlock* out) {
   methods::SharedWork shared;
-  for (const std::string& name : stage.linears) {
-    const ModulePlan* plan = FindPlan(plans, name);
-    if (plan == nullptr) continue;
+  for (const std::string& name : group.linears) {
     RETURN_IF_ERROR(cancel_.Check());
     progress_.Report(name);
     const models::Linear& linear = block.linear(name);
     const at::Tensor bias = linear.bias();
-    RETURN_IF_ERROR(RunLinear(*plan, linear, statistics, &shared, out));
+    RETURN_IF_ERROR(
+        RunLinear(plans.at(name), linear, statistics, &shared, out));
     const at::Tensor dense = formats::Dequantize(out->modules.at(name));
     block.Replace(name,
                   models::MakeDenseLinear(dense.to(options_.device), bias));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<methods::LinearSolution> BlockQuantizer::Solve(
+    const std::string& name, const methods::Method& method,
+    methods::LinearProblem problem) {
+  const auto solved = solved_.find(name);
+  if (solved != solved_.end()) return std::move(solved->second);
+  problem.observe = [this](int64_t step, int64_t steps, double loss) {
+    progress_.ReportLoss(step, steps, loss);
+  };
+  return method.QuantizeLinear(problem, cancel_);
 }
 
 absl::Status BlockQuantizer::RunLinear(
@@ -184,10 +235,18 @@ absl::Status BlockQuantizer::RunLinear(
   methods::LinearProblem problem{
       .weight = weight, .spec = plan.spec, .shared = shared};
   const bool wanted = method->needs() != methods::Needs::kNothing;
-  if (wanted && statistics.ok()) problem.statistics = &*statistics;
+  std::string unusable;
+  bool too_few = false;
+  if (wanted && statistics.ok()) {
+    problem.statistics = &*statistics;
+    unusable = methods::TooFewTokens(*statistics, method->min_tokens());
+    too_few = !unusable.empty();
+  } else if (wanted) {
+    unusable = std::string(statistics.status().message());
+  }
   absl::StatusOr<methods::LinearSolution> solution =
-      wanted && !statistics.ok() ? RoundWithout(problem, statistics.status())
-                                 : method->QuantizeLinear(problem, cancel_);
+      unusable.empty() ? Solve(plan.name, *method, problem)
+                       : RoundWithout(problem, unusable);
   if (!solution.ok()) return base::AddContext(solution.status(), plan.name);
 
   ASSIGN_OR_RETURN(v1::LayerReport layer, Judge(plan, problem, *solution));
@@ -202,7 +261,10 @@ absl::Status BlockQuantizer::RunLinear(
       failure_.layer.set_verdict(v1::VERDICT_FAILED);
       return FallbackRefused(layer, gram);
     }
-    if (gram.defined()) out->rejected_grams[plan.name] = gram;
+    // Nothing is wrong with a matrix of too few tokens.
+    if (gram.defined() && !too_few) {
+      out->rejected_grams[plan.name] = gram;
+    }
   }
   out->layers.push_back(std::move(layer));
   out->modules[plan.name] = std::move(solution->linear);

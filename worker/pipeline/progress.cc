@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/str_cat.h"
+
 namespace quantd::pipeline {
 namespace {
 
@@ -93,7 +95,17 @@ void ProgressReporter::AddTokens(int64_t tokens) {
 }
 
 void ProgressReporter::Report(const std::string& detail) {
+  detail_ = detail;
   progress_.set_detail(detail);
+  Send();
+}
+
+void ProgressReporter::ReportLoss(int64_t step, int64_t steps, double loss) {
+  const bool end = step == 0 || step >= steps;
+  if (!end && clock_.Monotonic() - last_sent_ < kShortestInterval) return;
+  progress_.set_detail(
+      absl::StrCat(detail_, ", iteration ", step, " of ", steps));
+  progress_.set_loss(loss);
   Send();
 }
 

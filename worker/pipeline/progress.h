@@ -38,6 +38,9 @@ class ProgressReporter {
   void AddTokens(int64_t tokens);
   // Reports at once.
   void Report(const std::string& detail);
+  // One step of `steps` of an optimisation that Report named, and its loss; at
+  // most ten times a second, but always the first and the last.
+  void ReportLoss(int64_t step, int64_t steps, double loss);
 
  private:
   void Send();
@@ -46,6 +49,7 @@ class ProgressReporter {
   const Journal& journal_;
   base::Clock& clock_;
   v1::Progress progress_;
+  std::string detail_;
   absl::Duration step_began_;
   absl::Duration last_sent_;
   int64_t tokens_ = 0;

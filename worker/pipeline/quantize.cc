@@ -12,6 +12,7 @@
 #include "worker/pipeline/activation_cache.h"
 #include "worker/pipeline/block_quantizer.h"
 #include "worker/pipeline/quantize_job.h"
+#include "worker/pipeline/transform_stage.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -25,9 +26,12 @@ class BlockLoop {
       : job_(job),
         model_(*job.source.model),
         sequence_length_(job.recipe.calibration().sequence_length()),
-        quantizer_({job.recipe.policy().on_numeric_failure() == "rtn",
-                    sequence_length_, job.device},
-                   job.cancel, *job.progress) {}
+        quantizer_(
+            {job.recipe.policy().on_numeric_failure() == "rtn",
+             sequence_length_, job.device,
+             job.start.memory_reduction() > 0 ? 0 : BlockQuantizer::kGramBytes},
+            job.cancel, *job.progress),
+        transformer_(job) {}
 
   absl::Status Run();
 
@@ -42,7 +46,9 @@ class BlockLoop {
   absl::Status EmbedAll(const at::Tensor& tokens);
   absl::Status ReplayBlock(int64_t block);
 
-  absl::Status CommitModules(const QuantizedBlock& done, bool with_activations);
+  absl::Status CommitModules(const QuantizedBlock& done,
+                             const std::vector<transforms::Edit>& edits,
+                             bool with_activations);
   absl::Status KeepFailure(const absl::Status& error);
   std::map<std::string, ModulePlan> PlansOf(int64_t block) const;
   // True where a later step reads the activations.
@@ -52,8 +58,11 @@ class BlockLoop {
   models::Model& model_;
   const int64_t sequence_length_;
   BlockQuantizer quantizer_;
-  // Null where no method looks at inputs.
+  BlockTransformer transformer_;
+  // Null where nothing looks at inputs.
   std::unique_ptr<ActivationCache> cache_;
+  // A float block's outputs; null where no block is rounded as a whole.
+  std::unique_ptr<ActivationCache> targets_;
 };
 
 absl::Status BlockLoop::Run() {
@@ -78,10 +87,7 @@ absl::Status BlockLoop::MakeCache() {
   options.sequences = job_.recipe.calibration().num_samples();
   options.tokens = sequence_length_;
   options.hidden = model_.hidden_size();
-  for (const ModulePlan& plan : job_.modules) {
-    if (plan.block == kHeadBlock) continue;
-    options.widest_input = std::max(options.widest_input, plan.in_features);
-  }
+  options.widest_input = model_.widest_input();
   options.device = job_.device;
   options.budget_bytes =
       ActivationCache::BudgetBytes(job_.start.memory_reduction());
@@ -89,6 +95,12 @@ absl::Status BlockLoop::MakeCache() {
   ASSIGN_OR_RETURN(cache_, ActivationCache::Create(options));
   if (cache_->spilled()) {
     spdlog::info("activations are above the memory budget and lie on disk");
+  }
+  options.widest_input = 0;
+  for (const ModulePlan& plan : job_.modules) {
+    ASSIGN_OR_RETURN(const bool together, RoundsTogether(plan));
+    if (!together || plan.block == kHeadBlock || targets_ != nullptr) continue;
+    ASSIGN_OR_RETURN(targets_, ActivationCache::Create(options));
   }
   return absl::OkStatus();
 }
@@ -174,11 +186,20 @@ bool BlockLoop::ActivationsNeededAfter(int64_t block) const {
 absl::Status BlockLoop::RunBlock(int64_t index) {
   job_.progress->BeginStep("quantize");
   job_.progress->SetBlock(index);
+  ASSIGN_OR_RETURN(const std::vector<transforms::Edit> edits,
+                   transformer_.Fit(index, cache_.get()));
   ASSIGN_OR_RETURN(const auto block, model_.LoadBlock(index, sequence_length_));
+  const std::map<std::string, ModulePlan> plans = PlansOf(index);
+  if (targets_ != nullptr) {
+    ASSIGN_OR_RETURN(BlockSolutions solved,
+                     ReconstructBlock(*block, plans, *cache_, targets_.get(),
+                                      job_.cancel, job_.progress.get()));
+    quantizer_.Take(std::move(solved));
+  }
   absl::StatusOr<QuantizedBlock> done =
-      quantizer_.Run(*block, PlansOf(index), cache_.get());
+      quantizer_.Run(*block, plans, cache_.get());
   if (!done.ok()) return KeepFailure(done.status());
-  return CommitModules(*done, ActivationsNeededAfter(index));
+  return CommitModules(*done, edits, ActivationsNeededAfter(index));
 }
 
 absl::StatusOr<calibration::Statistics> BlockLoop::HeadStatistics(
@@ -210,11 +231,12 @@ absl::Status BlockLoop::RunHead() {
   const absl::Status status =
       quantizer_.RunLinear(plan, *head, statistics, &shared, &done);
   if (!status.ok()) return KeepFailure(status);
-  return CommitModules(done, /*with_activations=*/false);
+  return CommitModules(done, /*edits=*/{}, /*with_activations=*/false);
 }
 
-absl::Status BlockLoop::CommitModules(const QuantizedBlock& done,
-                                      bool with_activations) {
+absl::Status BlockLoop::CommitModules(
+    const QuantizedBlock& done, const std::vector<transforms::Edit>& edits,
+    bool with_activations) {
   const std::string stem =
       job_.journal->NewFile(absl::StrCat("step-", job_.journal->next()));
   std::map<std::string, std::string> files;
@@ -222,6 +244,10 @@ absl::Status BlockLoop::CommitModules(const QuantizedBlock& done,
   if (!done.modules.empty()) {
     files[kWeightsRole] = absl::StrCat(stem, ".weights");
     RETURN_IF_ERROR(WriteBlockFile(files[kWeightsRole], done.modules));
+  }
+  if (!edits.empty()) {
+    files[kTransformRole] = absl::StrCat(stem, ".transform");
+    RETURN_IF_ERROR(transforms::WriteEdits(files[kTransformRole], edits));
   }
   if (with_activations) {
     files[kActivationsRole] = absl::StrCat(stem, ".activations");

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lets a method round all linears of a decoder block together: gives it the
+// block as a function of its weights, the sequences as the quantized blocks
+// before it left them, and what the float block makes of those.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
+#include "worker/methods/method.h"
+#include "worker/models/model.h"
+#include "worker/pipeline/activation_cache.h"
+#include "worker/pipeline/module_plan.h"
+#include "worker/pipeline/progress.h"
+
+namespace quantd::pipeline {
+
+// Module names to what they became.
+using BlockSolutions = std::map<std::string, methods::LinearSolution>;
+
+// True where the method of `plan` rounds the linears of a block together.
+absl::StatusOr<bool> RoundsTogether(const ModulePlan& plan);
+
+// The quantized linears of `plans`, which are those of `block`. `inputs` stand
+// before the block and stay as they are; `targets`, of the same shape, is
+// overwritten. The block's linears are replaced by others with the same float
+// weights. INVALID_ARGUMENT, METHOD_PARAMETERS_DIFFER, where modules of the
+// block are to have different parameters of the method.
+absl::StatusOr<BlockSolutions> ReconstructBlock(
+    models::Block& block, const std::map<std::string, ModulePlan>& plans,
+    const ActivationCache& inputs, ActivationCache* targets,
+    const base::CancelToken& cancel, ProgressReporter* progress);
+
+}  // namespace quantd::pipeline
