@@ -5,12 +5,8 @@
 // algorithm 1). docs/methods/gptq.md says where we differ from the paper.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/aminmax.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/argsort.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -20,11 +16,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "proto/base/error.h"
 #include "proto/base/status_macros.h"
-#include "worker/kernels/column_blocks.h"
-#include "worker/kernels/operators.h"
+#include "worker/methods/column_rounding.h"
 #include "worker/methods/method.h"
+#include "worker/methods/token_count.h"
 #include "worker/numerics/feedback_factor.h"
 
 namespace quantd::methods {
@@ -61,12 +56,8 @@ v1::ComponentEntry Describe() {
       "static_groups", false,
       "Chooses all scales from the original weights and not from the "
       "corrected ones; implied by act_order static.");
+  *entry.add_params() = MinTokensParameter();
   entry.add_provides("calibrated");
-  v1::Requirement* integer = entry.add_requirements();
-  integer->set_seam(v1::SEAM_FORMAT);
-  integer->set_property("integer");
-  integer->set_why("error feedback rounds to integer grids");
-  integer->set_suggestion("int2, int3, int4, int5, int6 or int8");
   return entry;
 }
 
@@ -77,6 +68,7 @@ struct Options {
   int64_t block_size = 128;
   ActOrder act_order = ActOrder::kNone;
   bool static_groups = false;
+  double min_tokens = 0;
 };
 
 Options ReadOptions(const spec::Params& params) {
@@ -84,6 +76,7 @@ Options ReadOptions(const spec::Params& params) {
   options.damping = {params.GetDouble("percdamp"),
                      params.GetDouble("damp_increment")};
   options.block_size = params.GetInt("blocksize");
+  options.min_tokens = params.GetDouble("min_tokens");
   const std::string& order = params.GetString("act_order");
   if (order == "static") options.act_order = ActOrder::kStatic;
   if (order == "dynamic") options.act_order = ActOrder::kDynamic;
@@ -156,109 +149,6 @@ absl::StatusOr<Prepared> Prepare(const calibration::Statistics& statistics,
   return prepared;
 }
 
-// A layer on its way: everything in processing order once Reorder ran.
-struct Layer {
-  at::Tensor weight;        // float32 [out, in]
-  at::Tensor permutation;   // As in Prepared.
-  at::Tensor column_group;  // As in kernels::ColumnLoop.
-  at::Tensor scales;
-  at::Tensor zeros;
-};
-
-// Grids of the groups in original order, from the weights as they are.
-void ChooseStaticGrids(int64_t group_size, const kernels::IntegerGridRule& rule,
-                       Layer* layer) {
-  const kernels::RoundingOutput rounded =
-      kernels::RoundToNearest(layer->weight, group_size, rule);
-  layer->scales = rounded.scales;
-  layer->zeros = rounded.zeros;
-  layer->column_group =
-      at::arange(layer->weight.size(1), layer->weight.options().dtype(at::kInt))
-          .floor_divide(group_size);
-}
-
-void Reorder(const at::Tensor& permutation, Layer* layer) {
-  layer->permutation = permutation;
-  layer->weight = layer->weight.index_select(1, permutation);
-  if (layer->column_group.defined()) {
-    layer->column_group = layer->column_group.index_select(0, permutation);
-  }
-}
-
-// Columns between two looks at the cancel token: at most some 40 GFLOP, half a
-// second of one CPU core. Depends on the shape alone, as the result does on it
-// in its last bits.
-int64_t PanelWidth(const at::Tensor& weight, int64_t block_size) {
-  constexpr int64_t kWidest = 512;
-  constexpr int64_t kFlops = 40'000'000'000;
-  const int64_t affordable = kFlops / (2 * weight.numel());
-  const int64_t width = std::min(kWidest, affordable);
-  return std::max(block_size, width / block_size * block_size);
-}
-
-kernels::ColumnLoop MakeLoop(const Layer& layer,
-                             const numerics::FeedbackFactor& factor,
-                             const kernels::IntegerGridRule& rule,
-                             int64_t group_size) {
-  const at::TensorOptions floats = layer.weight.options();
-  const at::TensorOptions bytes = floats.dtype(at::kByte);
-  const int64_t out = layer.weight.size(0);
-  const int64_t groups = (layer.weight.size(1) + group_size - 1) / group_size;
-  kernels::ColumnLoop loop;
-  loop.corrected = layer.weight;  // A copy of the caller's weight.
-  loop.feedback = factor.feedback;
-  loop.pivots = factor.pivots;
-  loop.codes = at::empty_like(layer.weight, bytes);
-  loop.scales =
-      layer.scales.defined() ? layer.scales : at::empty({out, groups}, floats);
-  loop.zeros =
-      layer.zeros.defined() ? layer.zeros : at::empty({out, groups}, bytes);
-  loop.column_group = layer.column_group;
-  loop.loss = at::zeros({out}, floats);
-  loop.rule = rule;
-  loop.group_size = group_size;
-  return loop;
-}
-
-absl::Status RunLoop(const kernels::ColumnLoop& loop,
-                     const base::CancelToken& cancel) {
-  const int64_t in = loop.corrected.size(1);
-  const int64_t width = PanelWidth(loop.corrected, loop.block_size);
-  const int64_t group = loop.column_group.defined() ? 0 : loop.group_size;
-  for (int64_t begin = 0; begin < in;) {
-    RETURN_IF_ERROR(cancel.Check());
-    const int64_t end = kernels::BlockEnd(begin, in, width, group);
-    kernels::GptqColumns(loop, begin, end);
-    begin = end;
-  }
-  return absl::OkStatus();
-}
-
-formats::QuantizedLinear TakeResult(const LinearProblem& problem,
-                                    const Layer& layer,
-                                    const kernels::ColumnLoop& loop) {
-  formats::QuantizedLinear linear;
-  linear.format = problem.spec.format;
-  linear.out_features = layer.weight.size(0);
-  linear.in_features = layer.weight.size(1);
-  linear.group_size = loop.group_size;
-  linear.symmetric = problem.spec.symmetric;
-  linear.codes = loop.codes;
-  linear.scales = loop.scales.cpu();
-  linear.zeros = loop.zeros.cpu();
-  if (layer.permutation.defined()) {
-    const at::Tensor position = at::argsort(layer.permutation);
-    linear.codes = linear.codes.index_select(1, position);
-    const bool formed_here = !layer.column_group.defined();
-    if (formed_here && loop.group_size < linear.in_features) {
-      linear.group_index =
-          position.floor_divide(loop.group_size).to(at::kInt).cpu();
-    }
-  }
-  linear.codes = linear.codes.cpu().contiguous();
-  return linear;
-}
-
 class GptqMethod : public Method {
  public:
   explicit GptqMethod(const Options& options)
@@ -268,23 +158,15 @@ class GptqMethod : public Method {
                                     options.act_order != ActOrder::kNone)) {}
 
   Needs needs() const override { return Needs::kGram; }
+  double min_tokens() const override { return options_.min_tokens; }
 
   absl::StatusOr<LinearSolution> QuantizeLinear(
       const LinearProblem& problem,
       const base::CancelToken& cancel) const override {
     RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
-    ASSIGN_OR_RETURN(const formats::Format* format,
-                     formats::FindFormat(problem.spec.format));
-    ASSIGN_OR_RETURN(const auto rule, format->IntegerRule(problem.spec));
-    if (!rule.has_value()) {
-      return base::MakeError(
-          absl::StatusCode::kInvalidArgument, "METHOD_FORMAT",
-          absl::StrCat("gptq rounds to integers, and ", problem.spec.format,
-                       " is not an integer format"));
-    }
     const std::string trouble = StatisticsProblem(problem);
     if (!trouble.empty()) return FallBack(problem, trouble);
-    return Solve(problem, *rule, cancel);
+    return Solve(problem, cancel);
   }
 
  private:
@@ -299,7 +181,6 @@ class GptqMethod : public Method {
   }
 
   absl::StatusOr<LinearSolution> Solve(const LinearProblem& problem,
-                                       const kernels::IntegerGridRule& rule,
                                        const base::CancelToken& cancel) const {
     std::optional<Prepared> own;
     const Prepared* prepared = nullptr;
@@ -313,27 +194,25 @@ class GptqMethod : public Method {
       if (problem.shared != nullptr) problem.shared->Keep(shared_key_, *own);
     }
     if (!prepared->trouble.empty()) return FallBack(problem, prepared->trouble);
-    return RunColumns(problem, rule, *prepared, cancel);
+    return RunColumns(problem, *prepared, cancel);
   }
 
   absl::StatusOr<LinearSolution> RunColumns(
-      const LinearProblem& problem, const kernels::IntegerGridRule& rule,
-      const Prepared& prepared, const base::CancelToken& cancel) const {
-    const int64_t in = problem.weight.size(1);
-    const int64_t group_size = std::min(problem.spec.GroupSizeFor(in), in);
-    Layer layer;
-    layer.weight = problem.weight.masked_fill(prepared.dead, 0).contiguous();
-    if (options_.static_groups) ChooseStaticGrids(group_size, rule, &layer);
-    if (prepared.permutation.defined()) Reorder(prepared.permutation, &layer);
-    kernels::ColumnLoop loop =
-        MakeLoop(layer, prepared.factor.factor, rule, group_size);
-    loop.block_size = options_.block_size;
-    RETURN_IF_ERROR(RunLoop(loop, cancel));
-    if (!at::isfinite(loop.loss).all().item<bool>()) {
+      const LinearProblem& problem, const Prepared& prepared,
+      const base::CancelToken& cancel) const {
+    ColumnRounding rounding;
+    rounding.spec = problem.spec;
+    rounding.weight = problem.weight.masked_fill(prepared.dead, 0).contiguous();
+    rounding.permutation = prepared.permutation;
+    rounding.static_groups = options_.static_groups;
+    rounding.block_size = options_.block_size;
+    ASSIGN_OR_RETURN(std::optional<formats::QuantizedLinear> linear,
+                     RoundColumns(rounding, prepared.factor.factor, cancel));
+    if (!linear.has_value()) {
       return FallBack(problem, "error feedback grew beyond all bounds");
     }
     LinearSolution solution;
-    solution.linear = TakeResult(problem, layer, loop);
+    solution.linear = *std::move(linear);
     Judge(prepared.factor, &solution);
     return solution;
   }

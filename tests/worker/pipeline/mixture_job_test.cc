@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole jobs on the small mixture-of-experts checkpoints of fixtures/models:
+// per-expert tensors in shards (mixtral), fused ones (olmoe), and a dense layer
+// among sparse ones (qwen3_moe).
+#include <ATen/ops/zeros_like.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "proto/base/atomic_file.h"
+#include "proto/base/error.h"
+#include "tests/support/tiny_checkpoint.h"
+#include "tests/worker/pipeline/local_agent.h"
+#include "worker/checkpoints/reader.h"
+#include "worker/checkpoints/safetensors_writer.h"
+#include "worker/exports/export.h"
+
+namespace quantd::pipeline {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+constexpr int64_t kSampled = 8 * 48;
+
+// A reference checkpoint with the tokenizer that it lacks: bytes are tokens.
+std::string WithTokenizer(const std::string& fixture, const std::string& to) {
+  support::WriteTinyLlama({}, to);
+  for (const char* own : {"config.json", "model.safetensors"}) {
+    fs::remove(fs::path(to) / own);
+  }
+  for (const auto& file : fs::directory_iterator(
+           support::TestData(absl::StrCat("fixtures/models/", fixture)))) {
+    fs::copy(file.path(), fs::path(to) / file.path().filename());
+  }
+  fs::remove(fs::path(to) / "golden.safetensors");
+  return to;
+}
+
+class MixtureJobTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    SKIP_WITHOUT_TEST_DATA();
+    std::ofstream text(folder_.File("text.txt"));
+    for (int i = 0; i < 400; ++i) {
+      text << "Number " << i * i % 97 << " met a fox near the old mill. ";
+    }
+  }
+  v1::JobSpec Job(const std::string& fixture) {
+    const std::string model = folder_.File(fixture);
+    if (!fs::exists(model)) WithTokenizer(fixture, model);
+    v1::JobSpec spec;
+    spec.mutable_quantize()->set_model(model);
+    v1::Recipe& recipe = *spec.mutable_quantize()->mutable_recipe();
+    recipe.mutable_method()->set_id("gptq");
+    recipe.mutable_weights()->set_format("int4");
+    recipe.mutable_weights()->set_group_size(32);
+    recipe.mutable_weights()->set_symmetric(true);
+    v1::Calibration& calibration = *recipe.mutable_calibration();
+    calibration.set_dataset(folder_.File("text.txt"));
+    calibration.set_num_samples(8);
+    calibration.set_sequence_length(48);
+    recipe.add_exports()->set_id("gptq");
+    return spec;
+  }
+  static v1::Recipe& RecipeOf(v1::JobSpec& spec) {
+    return *spec.mutable_quantize()->mutable_recipe();
+  }
+  static void SetMinTokens(double fraction, v1::JobSpec* spec) {
+    (*RecipeOf(*spec).mutable_method()->mutable_params())["min_tokens"]
+        .set_double_value(fraction);
+  }
+  static void AddOverride(const std::string& pattern, bool skip,
+                          v1::JobSpec* spec) {
+    v1::Override* row = RecipeOf(*spec).add_overrides();
+    row->set_pattern(pattern);
+    if (skip) {
+      row->set_skip(true);
+    } else {
+      row->set_wq("int8");
+    }
+  }
+  // The files of an export as a checkpoint.
+  static std::unique_ptr<checkpoints::CheckpointReader> OpenExport(
+      const LocalAgent& agent, const std::string& to) {
+    const int step = agent.StepOfKind("export");
+    fs::create_directories(to);
+    for (const auto& [role, blob] : agent.start_.committed(step).blobs()) {
+      if (!absl::StartsWith(role, "file:")) continue;
+      fs::create_symlink(agent.BlobFile(step, role),
+                         fs::path(to) / role.substr(5));
+    }
+    auto reader = checkpoints::OpenCheckpoint(to);
+    EXPECT_TRUE(reader.ok()) << reader.status();
+    return *std::move(reader);
+  }
+
+  const support::TemporaryDirectory folder_;
+};
+
+bool IsExpert(const std::string& name) {
+  return absl::StrContains(name, ".experts.");
+}
+
+struct Family {
+  const char* fixture;
+  // What an expert's linears are called, and its router, in block 1.
+  const char* expert;
+  const char* gate;
+  const char* up;
+  const char* down;
+  const char* router;
+  int64_t sparse_layers;
+};
+
+constexpr Family kFamilies[] = {
+    {"mixtral", "model.layers.1.block_sparse_moe.experts.3.", "w1", "w3", "w2",
+     "model.layers.1.block_sparse_moe.gate.weight", 2},
+    {"olmoe", "model.layers.1.mlp.experts.3.", "gate_proj", "up_proj",
+     "down_proj", "model.layers.1.mlp.gate.weight", 2},
+    {"qwen3_moe", "model.layers.1.mlp.experts.3.", "gate_proj", "up_proj",
+     "down_proj", "model.layers.1.mlp.gate.weight", 1}};
+
+TEST_F(MixtureJobTest, EveryExpertIsQuantizedByItsOwnTokens) {
+  for (const Family& family : kFamilies) {
+    SCOPED_TRACE(family.fixture);
+    v1::JobSpec spec = Job(family.fixture);
+    SetMinTokens(0, &spec);
+    v1::Component* task = RecipeOf(spec).add_evals();
+    task->set_id("perplexity");
+    (*task->mutable_params())["window"].set_int_value(48);
+    (*task->mutable_params())["windows"].set_int_value(4);
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_LT(result->report.verify_max_difference(), 1e-4);
+    ASSERT_EQ(result->report.evals_size(), 2);
+    EXPECT_NEAR(result->report.evals(1).metrics(0).value() /
+                    result->report.evals(0).metrics(0).value(),
+                1, 0.2);
+    int64_t gate_tokens = 0;
+    double error = 0;
+    double rtn_error = 0;
+    for (const v1::LayerReport& layer : result->report.layers()) {
+      error += layer.relative_error();
+      rtn_error += layer.rtn_relative_error();
+      if (!IsExpert(layer.name())) {
+        EXPECT_EQ(layer.tokens(), kSampled) << layer.name();
+      } else if (absl::EndsWith(layer.name(), family.gate)) {
+        gate_tokens += layer.tokens();
+      }
+    }
+    // Every token goes to two experts of each sparse layer.
+    EXPECT_EQ(gate_tokens, 2 * family.sparse_layers * kSampled);
+    EXPECT_LT(error, 0.9 * rtn_error);
+  }
+}
+
+TEST_F(MixtureJobTest, AllLinearsOfAnExpertReportTheSameCount) {
+  v1::JobSpec spec = Job("qwen3_moe");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::map<std::string, std::set<int64_t>> counts;
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    const std::string expert = layer.name().substr(0, layer.name().rfind('.'));
+    if (IsExpert(layer.name())) counts[expert].insert(layer.tokens());
+  }
+  EXPECT_EQ(counts.size(), 8u);
+  std::set<int64_t> different;
+  for (const auto& [expert, tokens] : counts) {
+    EXPECT_EQ(tokens.size(), 1u) << expert;
+    different.insert(tokens.begin(), tokens.end());
+  }
+  EXPECT_GT(different.size(), 1u);
+}
+
+TEST_F(MixtureJobTest, ExportsHaveTheFamilysNamesAndTheSourcesRouter) {
+  for (const Family& family : kFamilies) {
+    SCOPED_TRACE(family.fixture);
+    LocalAgent agent(Job(family.fixture));
+    ASSERT_TRUE(agent.Run().ok());
+    const auto source =
+        checkpoints::OpenCheckpoint(folder_.File(family.fixture));
+    const auto written = OpenExport(
+        agent, folder_.File(absl::StrCat("export-", family.fixture)));
+    for (const char* linear : {family.gate, family.up, family.down}) {
+      for (const char* part : {"qweight", "qzeros", "scales", "g_idx"}) {
+        EXPECT_TRUE(written->tensors().contains(
+            absl::StrCat(family.expert, linear, ".", part)))
+            << linear << " " << part;
+      }
+    }
+    for (const auto& [name, info] : written->tensors()) {
+      EXPECT_FALSE(absl::EndsWith(name, "experts.gate_up_proj")) << name;
+      EXPECT_FALSE(absl::EndsWith(name, "experts.down_proj")) << name;
+    }
+    EXPECT_TRUE(
+        written->Read(family.router)->equal(*(*source)->Read(family.router)));
+  }
+}
+
+TEST_F(MixtureJobTest, FloatExportsOfFusedExpertsAreOnePerExpert) {
+  v1::JobSpec spec = Job("olmoe");
+  AddOverride("*.experts.3.*", /*skip=*/true, &spec);
+  RecipeOf(spec).mutable_exports(0)->set_id("dequantized");
+  (*RecipeOf(spec).mutable_exports(0)->mutable_params())["dtype"]
+      .set_string_value("float32");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto source = *checkpoints::OpenCheckpoint(folder_.File("olmoe"));
+  const auto written = OpenExport(agent, folder_.File("float"));
+  ASSERT_EQ(written->tensors().size(), source->tensors().size());
+  for (const auto& [name, info] : written->tensors()) {
+    ASSERT_TRUE(source->tensors().contains(name)) << name;
+    const bool quantized = absl::StrContains(name, "_proj.") &&
+                           !absl::StrContains(name, ".experts.3.");
+    EXPECT_EQ(written->Read(name)->equal(*source->Read(name)), !quantized)
+        << name;
+  }
+}
+
+TEST_F(MixtureJobTest, FromEveryStepTheSameBytesComeBack) {
+  LocalAgent undisturbed(Job("qwen3_moe"));
+  ASSERT_TRUE(undisturbed.Run().ok());
+  const std::vector<std::string> expected = undisturbed.BlobDigests();
+  const int steps = undisturbed.start_.committed_size();
+  for (int kept = 0; kept < steps; ++kept) {
+    undisturbed.KeepSteps(kept);
+    ASSERT_TRUE(undisturbed.Run().ok()) << kept;
+    EXPECT_EQ(undisturbed.BlobDigests(), expected) << kept;
+  }
+}
+
+TEST_F(MixtureJobTest, LostActivationsOfASparseBlockComeBack) {
+  LocalAgent agent(Job("mixtral"));
+  ASSERT_TRUE(agent.Run().ok());
+  const std::vector<std::string> expected = agent.BlobDigests();
+  agent.KeepSteps(2);
+  agent.start_.mutable_blob_files()->erase(
+      agent.start_.committed(1).blobs().at("activations").sha256());
+  ASSERT_TRUE(agent.Run().ok());
+  EXPECT_EQ(agent.BlobDigests(), expected);
+}
+
+TEST_F(MixtureJobTest, OneMatrixAtATimeGivesTheSameBytes) {
+  LocalAgent all(Job("olmoe"));
+  ASSERT_TRUE(all.Run().ok());
+  LocalAgent one(Job("olmoe"));
+  one.start_.set_memory_reduction(1);
+  ASSERT_TRUE(one.Run().ok());
+  EXPECT_EQ(one.BlobDigests(), all.BlobDigests());
+}
+
+TEST_F(MixtureJobTest, ExpertsWithTooFewTokensAreRoundedAndSayWhy) {
+  v1::JobSpec spec = Job("mixtral");
+  // Four experts share two choices per token: not all can have 60 %.
+  SetMinTokens(0.6, &spec);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const int64_t needed = 231;  // 0.6 of 384, rounded up.
+  int rounded = 0;
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    if (layer.tokens() >= needed) {
+      EXPECT_EQ(layer.verdict(), v1::VERDICT_OK) << layer.name();
+      continue;
+    }
+    ++rounded;
+    EXPECT_TRUE(IsExpert(layer.name())) << layer.name();
+    EXPECT_EQ(layer.verdict(), v1::VERDICT_RTN_FALLBACK) << layer.name();
+    EXPECT_THAT(layer.reason(), HasSubstr(absl::StrCat(layer.tokens())));
+    EXPECT_THAT(layer.reason(), HasSubstr(absl::StrCat(needed)));
+    EXPECT_EQ(layer.relative_error(), layer.rtn_relative_error());
+  }
+  EXPECT_GE(rounded, 2 * 3);
+  // Nothing is wrong with their matrices.
+  for (const v1::Step& step : agent.start_.committed()) {
+    for (const auto& [role, blob] : step.blobs()) {
+      EXPECT_FALSE(absl::StartsWith(role, "gram:")) << role;
+    }
+  }
+  RecipeOf(spec).mutable_policy()->set_on_numeric_failure("fail");
+  LocalAgent strict(spec);
+  EXPECT_EQ(base::ErrorReason(strict.Run().status()), "NUMERIC_LAYER");
+}
+
+TEST_F(MixtureJobTest, ExpertsWithoutAnyTokenAreRounded) {
+  v1::JobSpec spec = Job("qwen3_moe");
+  SetMinTokens(0, &spec);
+  // All scores are equal: the same two experts get every token.
+  const std::string weights =
+      absl::StrCat(spec.quantize().model(), "/model.safetensors");
+  auto tensors = *checkpoints::ReadSafetensors(weights);
+  at::Tensor& router = tensors["model.layers.1.mlp.gate.weight"];
+  router = at::zeros_like(router);
+  ASSERT_TRUE(checkpoints::WriteSafetensors(weights, tensors).ok());
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  int without = 0;
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    if (layer.tokens() > 0) continue;
+    ++without;
+    EXPECT_EQ(layer.verdict(), v1::VERDICT_RTN_FALLBACK) << layer.name();
+    EXPECT_THAT(layer.reason(), HasSubstr("no calibration token"));
+  }
+  EXPECT_EQ(without, 6 * 3);
+}
+
+TEST_F(MixtureJobTest, RoundingNeedsNoTokens) {
+  for (const Family& family : kFamilies) {
+    v1::JobSpec spec = Job(family.fixture);
+    RecipeOf(spec).mutable_method()->set_id("rtn");
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    EXPECT_TRUE(result.ok()) << family.fixture << result.status();
+  }
+}
+
+TEST_F(MixtureJobTest, PatternsMayNameARouterToLeaveItAlone) {
+  for (const Family& family : kFamilies) {
+    v1::JobSpec spec = Job(family.fixture);
+    RecipeOf(spec).mutable_method()->set_id("rtn");
+    AddOverride("*.mlp.gate", /*skip=*/true, &spec);
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    EXPECT_TRUE(result.ok()) << family.fixture << result.status();
+    AddOverride("*.mlp.gate", /*skip=*/false, &spec);
+    LocalAgent other(spec);
+    EXPECT_EQ(base::ErrorReason(other.Run().status()), "ROUTER_STAYS_FLOAT")
+        << family.fixture;
+  }
+}
+
+}  // namespace
+}  // namespace quantd::pipeline
