@@ -7,7 +7,8 @@
 
 Starts a quantd with one worker on a free loopback port, submits one job per
 method and width, and reads perplexities, layer errors and times from the
-reports. METHOD may carry parameters: adaround:iterations=2000,lambda=0.5
+reports. A method may carry parameters, and other fields of the recipe:
+    --method adaround:iterations=2000,weights.clip=mse
 """
 
 import argparse
@@ -98,7 +99,9 @@ def submit(server, options, method, bits):
                "--seqlen", options.seqlen, "--eval", score,
                "--export", "dequantized", "-o", "name"]
     for setting in filter(None, params.split(",")):
-        command += ["--set", f"method.{setting}"]
+        field = setting if "." in setting.partition("=")[0] else (
+            f"method.{setting}")
+        command += ["--set", field]
     return server.qctl(*command).stdout.split()[-1]
 
 

@@ -38,6 +38,8 @@ struct BlockProblem {
   std::function<at::Tensor(const at::Tensor& input,
                            const std::vector<at::Tensor>& weights)>
       forward;
+  // May be empty. Told the loss of every batch and, as the last step, that of
+  // the result on all sequences.
   LossObserver observe = {};
 };
 

@@ -157,7 +157,9 @@ absl::Status BlockLoop::Optimise() {
       weights.push_back(weight.detach().requires_grad_(true));
     }
     ASSIGN_OR_RETURN(const double loss, Backward(batches.Next(), weights));
-    if (problem_.observe) problem_.observe(step, schedule_.iterations, loss);
+    if (problem_.observe && step < schedule_.iterations) {
+      problem_.observe(step, schedule_.iterations, loss);
+    }
     const at::NoGradGuard no_gradients;
     for (size_t i = 0; i < weights.size(); ++i) {
       variables_[i]->Judge(at::full({1}, loss, weights[i].options()));
@@ -177,7 +179,12 @@ absl::StatusOr<std::vector<LinearSolution>> BlockLoop::Better() {
     ASSIGN_OR_RETURN(found.emplace_back().linear, variables->Finish());
   }
   ASSIGN_OR_RETURN(const std::vector<double> losses, Losses(found));
-  return Sum(losses) < Sum(rounded_losses_) ? found : rounded_;
+  const double ratio = Sum(losses) / Sum(rounded_losses_);
+  if (problem_.observe) {
+    problem_.observe(schedule_.iterations, schedule_.iterations,
+                     std::min(ratio, 1.0));
+  }
+  return ratio < 1 ? found : rounded_;
 }
 
 absl::StatusOr<std::vector<LinearSolution>> BlockLoop::Run(
@@ -185,7 +192,9 @@ absl::StatusOr<std::vector<LinearSolution>> BlockLoop::Run(
   RETURN_IF_ERROR(Round());
   if (schedule_.iterations == 0 || problem_.sequences == 0) return rounded_;
   ASSIGN_OR_RETURN(rounded_losses_, Losses(rounded_));
-  if (!std::isfinite(Sum(rounded_losses_))) {
+  const double plain = Sum(rounded_losses_);
+  if (plain == 0) return rounded_;
+  if (!std::isfinite(plain)) {
     for (LinearSolution& solution : rounded_) {
       solution.verdict = v1::VERDICT_RTN_FALLBACK;
       solution.reason = "the block's output is not finite";

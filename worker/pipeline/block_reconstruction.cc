@@ -179,7 +179,7 @@ absl::StatusOr<BlockSolutions> ReconstructBlock(
   progress->Report(absl::StrCat("block ", first.block));
   ASSIGN_OR_RETURN(std::vector<methods::LinearSolution> solutions,
                    method->block_method()->QuantizeBlock(problem, cancel));
-  spdlog::info("block {}: {} ended at {:.4f} of plain rounding's output error",
+  spdlog::info("block {}: {} left {:.4f} of plain rounding's output error",
                first.block, first.method.id(), last_loss);
   BlockSolutions by_name;
   for (size_t i = 0; i < solutions.size(); ++i) {

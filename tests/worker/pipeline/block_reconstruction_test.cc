@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole jobs of the methods that round a block together, on a small random
+// model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "proto/base/error.h"
+#include "tests/support/tiny_checkpoint.h"
+#include "tests/worker/pipeline/local_agent.h"
+#include "worker/pipeline/pipeline.h"
+
+namespace quantd::pipeline {
+namespace {
+
+const support::TemporaryDirectory& Inputs() {
+  static const auto& directory = *new support::TemporaryDirectory();
+  static const bool made = [] {
+    support::WriteTinyLlama({}, directory.File("tiny"));
+    std::ofstream text(directory.File("text.txt"));
+    for (int i = 0; i < 400; ++i) {
+      text << "Number " << i * i % 97 << " met a fox near the old mill. ";
+    }
+    return true;
+  }();
+  EXPECT_TRUE(made);
+  return directory;
+}
+
+class BlockReconstructionTest : public testing::TestWithParam<const char*> {
+ protected:
+  BlockReconstructionTest() {
+    v1::QuantizeSpec& quantize = *job_.mutable_quantize();
+    quantize.set_model(Inputs().File("tiny"));
+    recipe().mutable_method()->set_id(GetParam());
+    auto& params = *recipe().mutable_method()->mutable_params();
+    params["iterations"].set_int_value(25);
+    params["batch"].set_int_value(3);
+    // Far enough to get somewhere in so few iterations.
+    params["learning_rate"].set_double_value(0.1);
+    recipe().mutable_weights()->set_format("int2");
+    recipe().mutable_weights()->set_group_size(32);
+    recipe().mutable_weights()->set_symmetric(false);
+    v1::Calibration& calibration = *recipe().mutable_calibration();
+    calibration.set_dataset(Inputs().File("text.txt"));
+    calibration.set_num_samples(6);
+    calibration.set_sequence_length(48);
+    recipe().add_exports()->set_id("gptq");
+  }
+  v1::Recipe& recipe() { return *job_.mutable_quantize()->mutable_recipe(); }
+
+  v1::JobSpec job_;
+};
+
+TEST_P(BlockReconstructionTest, EndsWithAVerifiedArtifactAndALossCurve) {
+  LocalAgent agent(job_);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->report.layers_size(), 14);
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    EXPECT_EQ(layer.verdict(), v1::VERDICT_OK) << layer.name();
+    EXPECT_EQ(layer.tokens(), 6 * 48);
+  }
+  int first = 0;
+  int last = 0;
+  for (const v1::Progress& progress : agent.progress_) {
+    if (absl::StrContains(progress.detail(), "iteration 0 of 25")) ++first;
+    if (absl::StrContains(progress.detail(), "iteration 25 of 25")) ++last;
+  }
+  EXPECT_EQ(first, 2);
+  EXPECT_EQ(last, 2);
+}
+
+TEST_P(BlockReconstructionTest, ABlockThatIsDoneAgainIsTheSameBytes) {
+  LocalAgent whole(job_);
+  ASSERT_TRUE(whole.Run().ok());
+  LocalAgent broken(job_);
+  broken.stop_before_ = 2;
+  EXPECT_TRUE(absl::IsAborted(broken.Run().status()));
+  broken.stop_before_ = -1;
+  ASSERT_TRUE(broken.Run().ok());
+  EXPECT_EQ(broken.BlobDigests(), whole.BlobDigests());
+  // Without the activations the first block is run again.
+  LocalAgent replayed(job_);
+  replayed.stop_before_ = 2;
+  EXPECT_TRUE(absl::IsAborted(replayed.Run().status()));
+  replayed.stop_before_ = -1;
+  auto& blobs = *replayed.start_.mutable_committed(1)->mutable_blobs();
+  replayed.start_.mutable_blob_files()->erase(blobs.at("activations").sha256());
+  ASSERT_TRUE(replayed.Run().ok());
+  EXPECT_EQ(replayed.BlobDigests(), whole.BlobDigests());
+}
+
+TEST_P(BlockReconstructionTest, LinearsThatStayFloatAreReplayedToTheSameBytes) {
+  v1::Override* keep = recipe().add_overrides();
+  keep->set_pattern("*.o_proj");
+  keep->set_skip(true);
+  LocalAgent whole(job_);
+  ASSERT_TRUE(whole.Run().ok());
+  LocalAgent replayed(job_);
+  replayed.stop_before_ = 2;
+  EXPECT_TRUE(absl::IsAborted(replayed.Run().status()));
+  replayed.stop_before_ = -1;
+  auto& blobs = *replayed.start_.mutable_committed(1)->mutable_blobs();
+  replayed.start_.mutable_blob_files()->erase(blobs.at("activations").sha256());
+  ASSERT_TRUE(replayed.Run().ok());
+  EXPECT_EQ(replayed.BlobDigests(), whole.BlobDigests());
+}
+
+TEST_P(BlockReconstructionTest, AnotherSeedIsAnotherResult) {
+  LocalAgent one(job_);
+  ASSERT_TRUE(one.Run().ok());
+  (*recipe().mutable_method()->mutable_params())["seed"].set_int_value(7);
+  LocalAgent other(job_);
+  ASSERT_TRUE(other.Run().ok());
+  EXPECT_NE(one.start_.committed(1).blobs().at("weights").sha256(),
+            other.start_.committed(1).blobs().at("weights").sha256());
+}
+
+TEST_P(BlockReconstructionTest, TheHeadIsDoneAlone) {
+  recipe().set_quantize_lm_head(true);
+  LocalAgent agent(job_);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const v1::LayerReport& head =
+      result->report.layers(result->report.layers_size() - 1);
+  EXPECT_EQ(head.name(), "lm_head");
+  EXPECT_LT(head.relative_error(), head.rtn_relative_error());
+}
+
+TEST_P(BlockReconstructionTest, OneBlockHasOneSetOfParameters) {
+  v1::Override* override_row = recipe().add_overrides();
+  override_row->set_pattern("*.q_proj");
+  (*override_row->mutable_extra())["iterations"].set_int_value(3);
+  LocalAgent agent(job_);
+  EXPECT_EQ(base::ErrorReason(agent.Run().status()),
+            "METHOD_PARAMETERS_DIFFER");
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, BlockReconstructionTest,
+                         testing::Values("autoround", "brecq"),
+                         [](const auto& test) {
+                           return std::string(test.param);
+                         });
+
+}  // namespace
+}  // namespace quantd::pipeline
