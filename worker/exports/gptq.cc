@@ -165,7 +165,7 @@ ExportEntry MakeGptqEntry() {
       "symmetric", "version=v1", "v1 stores zero - 1 and has no place for 0",
       "use version=v2 of the export, or symmetric weights");
   *description.add_requirements() = FormatRequirement(
-      "gptq_layout", "", "the layout has words of 2, 3, 4 and 8 bits only",
+      "gptq_layout", "", "the layout holds integers of 2, 3, 4 and 8 bits only",
       "use int2, int3, int4 or int8, or the export dequantized");
   entry.make = &Make;
   entry.reads = &Reads;
