@@ -76,7 +76,7 @@ DynamicCodes EncodeDynamic(const at::Tensor& values) {
     // Its reciprocal must be finite.
     if (!std::isfinite(1.0f / absmax)) absmax = 0;
     coded.absmax.mutable_data_ptr<float>()[b] = absmax;
-    kernels::RoundToLevels(from + begin, count, absmax, DynamicMapRule(),
+    kernels::RoundToLevels(from + begin, 1, count, &absmax, DynamicMapRule(),
                            coded.codes.mutable_data_ptr<uint8_t>() + begin);
   }
   return coded;

@@ -126,10 +126,8 @@ at::Tensor LevelFormat::Nearest(const at::Tensor& values,
   // A thread should get tens of thousands of values or it is not worth waking.
   const int64_t grain = std::max<int64_t>(1, 32768 / columns);
   at::parallel_for(0, source.size(0), grain, [&](int64_t first, int64_t last) {
-    for (int64_t r = first; r < last; ++r) {
-      kernels::RoundToLevels(from + r * columns, columns, scale[r], rule_,
-                             to + r * columns);
-    }
+    kernels::RoundToLevels(from + first * columns, last - first, columns,
+                           scale + first, rule_, to + first * columns);
   });
   return codes.to(values.device());
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// NearestLevel's binary search, one vector at a time: every lane takes as many
-// steps as the table is deep, and none branches.
+// NearestLevel, one vector at a time: every lane takes as many steps as the
+// table is deep, and none branches.
 #include "worker/kernels/levels_cpu.h"
 
 #include <algorithm>
@@ -45,37 +45,59 @@ HWY_ATTR HWY_INLINE hn::Vec<I> Keys(hn::Vec<F> values) {
   return hn::Xor(bits, flip);
 }
 
-HWY_ATTR HWY_INLINE hn::Vec<I> Codes(hn::Vec<I> keys, const Table& table) {
+// Few levels: as many comparisons, which is less than a chain of gathers.
+constexpr int32_t kFew = 16;
+
+// How many of keys[1 ..] a key reaches.
+HWY_ATTR HWY_INLINE hn::Vec<I> Places(hn::Vec<I> keys, const Table& table,
+                                      int32_t size) {
   const I i;
   hn::Vec<I> place = hn::Zero(i);
+  if (size <= kFew) {
+    for (int32_t level = 1; level < size; ++level) {
+      const auto below = hn::Lt(keys, hn::Set(i, table.keys[level]));
+      place = hn::Add(place, hn::IfThenZeroElse(below, hn::Set(i, 1)));
+    }
+    return place;
+  }
   for (int32_t step = table.first_step; step > 0; step /= 2) {
     const hn::Vec<I> probe = hn::Add(place, hn::Set(i, step));
     const auto below = hn::Lt(keys, hn::GatherIndex(i, table.keys, probe));
     place = hn::IfThenElse(below, place, probe);
   }
-  return hn::GatherIndex(i, table.codes, place);
+  return place;
 }
 
-HWY_ATTR void Round(const float* values, int64_t count, float scale,
-                    const LevelGridRule& rule, uint8_t* codes) {
+HWY_ATTR void RoundRow(const float* values, int64_t columns, float scale,
+                       const LevelGridRule& rule, const Table& table,
+                       uint8_t* codes) {
   const F f;
+  const I i;
   const hn::Rebind<uint8_t, F> u8;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  const hn::Vec<F> unit = hn::Set(f, rule.reciprocal ? 1.0f / scale : scale);
   int64_t done = 0;
   // A scale of 0 is the scalar loop's business.
-  if (scale != 0 && count >= lanes) {
-    const Table table(rule);
-    const hn::Vec<F> unit = hn::Set(f, rule.reciprocal ? 1.0f / scale : scale);
-    for (; done + lanes <= count; done += lanes) {
-      const hn::Vec<F> value = hn::LoadU(f, values + done);
-      const hn::Vec<F> scaled =
-          rule.reciprocal ? hn::Mul(value, unit) : hn::Div(value, unit);
-      hn::StoreU(hn::DemoteTo(u8, Codes(Keys(scaled), table)), u8,
-                 codes + done);
-    }
+  for (; scale != 0 && done + lanes <= columns; done += lanes) {
+    const hn::Vec<F> value = hn::LoadU(f, values + done);
+    const hn::Vec<F> scaled =
+        rule.reciprocal ? hn::Mul(value, unit) : hn::Div(value, unit);
+    const hn::Vec<I> place = Places(Keys(scaled), table, rule.size);
+    hn::StoreU(hn::DemoteTo(u8, hn::GatherIndex(i, table.codes, place)), u8,
+               codes + done);
   }
-  for (; done < count; ++done) {
+  for (; done < columns; ++done) {
     codes[done] = NearestLevel(InUnits(values[done], scale, rule), rule);
+  }
+}
+
+HWY_ATTR void Round(const float* values, int64_t rows, int64_t columns,
+                    const float* scales, const LevelGridRule& rule,
+                    uint8_t* codes) {
+  const Table table(rule);
+  for (int64_t r = 0; r < rows; ++r) {
+    RoundRow(values + r * columns, columns, scales[r], rule, table,
+             codes + r * columns);
   }
 }
 
@@ -89,9 +111,10 @@ namespace quantd::kernels {
 
 HWY_EXPORT(Round);
 
-void RoundToLevels(const float* values, int64_t count, float scale,
-                   const LevelGridRule& rule, uint8_t* codes) {
-  HWY_DYNAMIC_DISPATCH(Round)(values, count, scale, rule, codes);
+void RoundToLevels(const float* values, int64_t rows, int64_t columns,
+                   const float* scales, const LevelGridRule& rule,
+                   uint8_t* codes) {
+  HWY_DYNAMIC_DISPATCH(Round)(values, rows, columns, scales, rule, codes);
 }
 
 }  // namespace quantd::kernels

@@ -10,9 +10,12 @@
 
 namespace quantd::kernels {
 
-// codes[i] = NearestLevel(InUnits(values[i], scale, rule), rule) for `count`
-// values, none of them NaN. Thread-safe.
-void RoundToLevels(const float* values, int64_t count, float scale,
-                   const LevelGridRule& rule, uint8_t* codes);
+// `rows` x `columns` values, none of them NaN, and their codes, both without
+// gaps; row r has scales[r]:
+//   codes[i] = NearestLevel(InUnits(values[i], scales[r], rule), rule).
+// Thread-safe.
+void RoundToLevels(const float* values, int64_t rows, int64_t columns,
+                   const float* scales, const LevelGridRule& rule,
+                   uint8_t* codes);
 
 }  // namespace quantd::kernels

@@ -40,18 +40,19 @@ TEST(RoundToLevelsTest, VectorsRoundAsSingleValuesDo) {
   for (const int size : {1, 2, 3, 15, 16, 17, 64, 255, 256}) {
     for (const bool reciprocal : {false, true}) {
       const LevelGridRule rule = Steps(size, reciprocal);
-      for (const int count : {0, 1, 7, 8, 31, 200}) {
-        for (const float scale : {1.0f, 0.37f, 0.0f}) {
-          std::vector<float> values(count);
-          for (float& value : values) value = uniform(bits);
-          std::vector<uint8_t> codes(count + 1, 7);
-          RoundToLevels(values.data(), count, scale, rule, codes.data());
-          for (int i = 0; i < count; ++i) {
-            EXPECT_EQ(codes[i],
-                      NearestLevel(InUnits(values[i], scale, rule), rule));
-          }
-          EXPECT_EQ(codes[count], 7);  // Nothing behind the last.
+      for (const int columns : {0, 1, 7, 8, 31, 200}) {
+        const std::vector<float> scales = {1, 0.37f, 0};
+        std::vector<float> values(3 * columns);
+        for (float& value : values) value = uniform(bits);
+        std::vector<uint8_t> codes(3 * columns + 1, 7);
+        RoundToLevels(values.data(), 3, columns, scales.data(), rule,
+                      codes.data());
+        for (int i = 0; i < 3 * columns; ++i) {
+          const float scale = scales[i / columns];
+          EXPECT_EQ(codes[i],
+                    NearestLevel(InUnits(values[i], scale, rule), rule));
         }
+        EXPECT_EQ(codes[3 * columns], 7);  // Nothing behind the last.
       }
     }
   }
@@ -65,7 +66,8 @@ TEST(RoundToLevelsTest, EndsTakeWhatLiesBeyond) {
   values[4] = 14.5f;
   values[5] = std::nextafter(14.5f, 0.0f);
   std::vector<uint8_t> codes(16);
-  RoundToLevels(values.data(), 16, 1, rule, codes.data());
+  const float scale = 1;
+  RoundToLevels(values.data(), 1, 16, &scale, rule, codes.data());
   EXPECT_EQ(codes[0], 240);
   EXPECT_EQ(codes[3], 255);
   EXPECT_EQ(codes[4], 240);
