@@ -42,9 +42,8 @@ v1::ComponentEntry Describe() {
       spec::BoolParameter("minmax", true, "Whether ranges are drawn in.");
   *entry.add_params() = spec::IntParameter(
       "batch", 8, 1, 4096, "Calibration sequences per iteration.");
-  *entry.add_params() =
-      spec::IntParameter("seed", 42, 0, 9007199254740992,
-                         "Of the order in which sequences are taken.");
+  *entry.add_params() = spec::IntParameter(
+      "seed", 42, 0, 4294967295, "Of the order in which sequences are taken.");
   RequireIntegers(&entry);
   return entry;
 }

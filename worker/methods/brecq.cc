@@ -31,9 +31,8 @@ v1::ComponentEntry Describe() {
   AddSoftRoundingParameters({}, &entry);
   *entry.add_params() = spec::IntParameter(
       "batch", 4, 1, 4096, "Calibration sequences per iteration.");
-  *entry.add_params() =
-      spec::IntParameter("seed", 0, 0, 9007199254740992,
-                         "Of the order in which sequences are taken.");
+  *entry.add_params() = spec::IntParameter(
+      "seed", 0, 0, 4294967295, "Of the order in which sequences are taken.");
   RequireIntegers(&entry);
   return entry;
 }
