@@ -139,10 +139,20 @@ FormatEntry MakeEntry(const std::string& id, const std::string& summary,
 }  // namespace
 
 FormatEntry Nf4() {
-  return MakeEntry("nf4",
-                   "NormalFloat: 16 quantiles of a normal distribution, times "
-                   "the largest magnitude of a block, as bitsandbytes has it.",
-                   NormalLevels());
+  FormatEntry entry =
+      MakeEntry("nf4",
+                "NormalFloat: 16 quantiles of a normal distribution, times "
+                "the largest magnitude of a block, as bitsandbytes has it.",
+                NormalLevels());
+  // As QLoRA loads a model.
+  entry.preset.mutable_method()->set_id("rtn");
+  v1::WeightFormat* weights = entry.preset.mutable_weights();
+  weights->set_format("nf4");
+  weights->set_group_size(64);
+  weights->set_symmetric(true);
+  (*weights->mutable_params())[kDoubleQuant].set_bool_value(true);
+  entry.preset.add_exports()->set_id("dequantized");
+  return entry;
 }
 
 FormatEntry Fp4Bnb() {

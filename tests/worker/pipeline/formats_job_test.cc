@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "proto/spec/presets.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/worker/pipeline/local_agent.h"
 #include "worker/formats/format.h"
@@ -101,6 +102,19 @@ TEST(FormatsJobTest, ParametersOfAFormatReachTheWeights) {
         ->mutable_weights()
         ->mutable_params())["double_quant"]
       .set_bool_value(true);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_NEAR(result->report.bits_per_weight(), 4.127, 1e-3);
+}
+
+TEST(FormatsJobTest, MethodNf4IsRoundingWithDoubleQuantization) {
+  const auto preset = spec::RecipeFromPreset(DescribeBuild(), "nf4");
+  ASSERT_TRUE(preset.ok()) << preset.status();
+  v1::JobSpec spec = Job("rtn", "nf4");
+  v1::Recipe recipe = *preset;
+  *recipe.mutable_calibration() = spec.quantize().recipe().calibration();
+  *spec.mutable_quantize()->mutable_recipe() = recipe;
   LocalAgent agent(spec);
   const auto result = agent.Run();
   ASSERT_TRUE(result.ok()) << result.status();
