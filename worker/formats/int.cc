@@ -123,7 +123,7 @@ void RequireSymmetric(const std::string& when, FormatEntry* entry) {
   symmetric->set_property("symmetric");
   symmetric->set_when(when);
   symmetric->set_why("this grid has no zero points");
-  symmetric->set_suggestion("symmetric weights, or the grid gptq or awq");
+  symmetric->set_suggestion("use symmetric weights, or the grid gptq or awq");
 }
 
 void AddParameters(FormatEntry* entry) {

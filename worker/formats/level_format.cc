@@ -150,7 +150,7 @@ FormatEntry MakeLevelEntry(const std::string& id, const std::string& kind,
   symmetric->set_seam(v1::SEAM_FORMAT);
   symmetric->set_property("symmetric");
   symmetric->set_why("its levels stand around 0, and it has no zero points");
-  symmetric->set_suggestion("symmetric weights, or an integer format");
+  symmetric->set_suggestion("use symmetric weights, or an integer format");
   entry.format = std::move(format);
   return entry;
 }
