@@ -60,6 +60,7 @@ class AdaroundMethod : public Method {
 MethodEntry Adaround() {
   MethodEntry entry;
   entry.description = Describe();
+  PresetOfSoftRounding(&entry.preset);
   entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
     return std::make_unique<AdaroundMethod>(
         ReadSoftRounding(params, /*cosine=*/true));

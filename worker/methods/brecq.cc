@@ -78,6 +78,7 @@ class BrecqMethod : public Method, public BlockMethod {
 MethodEntry Brecq() {
   MethodEntry entry;
   entry.description = Describe();
+  PresetOfSoftRounding(&entry.preset);
   entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
     const SoftRoundingOptions options =
         ReadSoftRounding(params, /*cosine=*/false);

@@ -56,6 +56,12 @@ SoftRoundingOptions ReadSoftRounding(const spec::Params& params, bool cosine) {
           .cosine = cosine};
 }
 
+void PresetOfSoftRounding(v1::Recipe* preset) {
+  v1::WeightFormat* weights = preset->mutable_weights();
+  weights->set_symmetric(true);
+  (*weights->mutable_params())["clip"].set_string_value("mse");
+}
+
 SoftRounding::SoftRounding(const RowsToRound& rows, int max_code,
                            const SoftRoundingOptions& options)
     : options_(options),

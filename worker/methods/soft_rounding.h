@@ -11,6 +11,7 @@
 
 #include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
+#include "quantd/v1/recipe.pb.h"
 #include "worker/methods/rounding_variables.h"
 
 namespace quantd::methods {
@@ -34,6 +35,8 @@ struct SoftRoundingOptions {
 void AddSoftRoundingParameters(const SoftRoundingOptions& defaults,
                                v1::ComponentEntry* entry);
 SoftRoundingOptions ReadSoftRounding(const spec::Params& params, bool cosine);
+// Published with grids of the least squared error, which stay as they are.
+void PresetOfSoftRounding(v1::Recipe* preset);
 
 // The loss is taken relative to plain rounding's and counts once per weight:
 //   weights_in_loss * loss + lambda * sum (1 - |2 h - 1|^beta)
