@@ -103,7 +103,7 @@ absl::StatusOr<at::Tensor> AwqTransform::Search(
     best = loss;
     chosen = scale;
   }
-  spdlog::info("awq: {} loses {:.4g} of the output error that rounding has",
+  spdlog::info("awq: {} keeps {:.4g} of the error that plain rounding has",
                consumers.front().name, identity > 0 ? best / identity : 1.0);
   return chosen;
 }

@@ -64,6 +64,11 @@ at::Tensor MeanInput(const std::vector<Consumer>& consumers) {
   return sum.div(tokens).to(at::kFloat);
 }
 
+double OutputEnergy(const Consumer& consumer) {
+  return kernels::GramEnergy(consumer.weight.contiguous(),
+                             consumer.inputs->second.gram);
+}
+
 absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
                                     const at::Tensor& spread,
                                     const base::CancelToken& cancel) {
@@ -79,8 +84,12 @@ absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
                                       .to(consumer.weight.device())
                                       .div_(scale)
                                       .sub_(consumer.weight);
+    const double energy = OutputEnergy(consumer);
+    // Without any output there is none to lose.
+    if (!(energy > 0)) continue;
     loss += kernels::GramEnergy(difference.contiguous(),
-                                consumer.inputs->second.gram);
+                                consumer.inputs->second.gram) /
+            energy;
   }
   return loss;
 }

@@ -32,9 +32,14 @@ std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
 at::Tensor LargestInput(const std::vector<Consumer>& consumers);
 at::Tensor MeanInput(const std::vector<Consumer>& consumers);
 
-// sum over the consumers of tr(D G D^T), D = W - Q(W s) / s: the squared error
-// of their outputs over all tokens, once their columns are scaled by `spread`,
-// float32 [in features], and rounded to nearest. Needs the Gram matrices.
+// tr(W G W^T): the squared length of the consumer's outputs over all tokens.
+double OutputEnergy(const Consumer& consumer);
+
+// sum over the consumers of tr(D G D^T) / tr(W G W^T), D = W - Q(W s) / s: what
+// their outputs lose over all tokens once their columns are scaled by `spread`,
+// float32 [in features], and rounded to nearest. Each counts relative to its
+// own outputs: values are small beside queries and matter as much. Needs the
+// Gram matrices.
 absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
                                     const at::Tensor& spread,
                                     const base::CancelToken& cancel);

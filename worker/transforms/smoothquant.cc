@@ -105,20 +105,20 @@ class SmoothQuantTransform : public Transform {
                                     const std::vector<Consumer>& consumers,
                                     const Maxima& maxima,
                                     const base::CancelToken& cancel) const;
-  // The energy that rounding activations adds to the outputs: uniform noise of
-  // one step of a grid over the largest activation, independent of the weights.
-  double NoiseEnergy(const std::vector<Consumer>& consumers,
-                     const at::Tensor& spread) const;
+  // The same for rounding activations: uniform noise of one step of a grid over
+  // the largest activation, independent of the weights.
+  double NoiseLoss(const std::vector<Consumer>& consumers,
+                   const at::Tensor& spread) const;
 
   const double alpha_;
   const bool search_;
   const int64_t activation_bits_;
 };
 
-double SmoothQuantTransform::NoiseEnergy(const std::vector<Consumer>& consumers,
-                                         const at::Tensor& spread) const {
+double SmoothQuantTransform::NoiseLoss(const std::vector<Consumer>& consumers,
+                                       const at::Tensor& spread) const {
   const double steps = std::exp2(static_cast<double>(activation_bits_) - 1) - 1;
-  double energy = 0;
+  double loss = 0;
   for (const Consumer& consumer : consumers) {
     const double step =
         consumer.inputs->largest.div(spread).max().item<double>() / steps;
@@ -127,10 +127,12 @@ double SmoothQuantTransform::NoiseEnergy(const std::vector<Consumer>& consumers,
             .square()
             .sum(at::kDouble)
             .item<double>();
-    energy += static_cast<double>(consumer.inputs->second.tokens) * weight *
-              step * step / 12;
+    const double output = OutputEnergy(consumer);
+    if (!(output > 0)) continue;
+    loss += static_cast<double>(consumer.inputs->second.tokens) * weight *
+            step * step / 12 / output;
   }
-  return energy;
+  return loss;
 }
 
 absl::StatusOr<at::Tensor> SmoothQuantTransform::Search(
@@ -144,7 +146,7 @@ absl::StatusOr<at::Tensor> SmoothQuantTransform::Search(
     const at::Tensor spread = fold.Spread(scale);
     ASSIGN_OR_RETURN(const double rounding,
                      RoundingLoss(consumers, spread, cancel));
-    const double loss = rounding + NoiseEnergy(consumers, spread);
+    const double loss = rounding + NoiseLoss(consumers, spread);
     if (best.defined() && !(loss < least)) continue;
     best = scale;
     least = loss;

@@ -60,7 +60,14 @@ class FittedTest : public testing::Test {
   at::Tensor Weight(const std::string& name) const {
     return block_->linear(name).DenseWeight();
   }
-  // ||(W - Q(W s) / s) X||^2 over all consumers, token by token.
+  // ||W X||^2, token by token.
+  double TokenEnergy(const std::string& name, const at::Tensor& weight) {
+    return at::mm(weight.to(at::kDouble), tokens_.at(name).to(at::kDouble).t())
+        .square()
+        .sum()
+        .item<double>();
+  }
+  // ||(W - Q(W s) / s) X||^2 / ||W X||^2, summed over all consumers.
   double TokenLoss(const models::ScaleFold& fold, const at::Tensor& scale) {
     double loss = 0;
     const at::Tensor spread = fold.Spread(scale);
@@ -69,12 +76,8 @@ class FittedTest : public testing::Test {
       const auto rounded =
           formats::RoundToNearest(w.mul(spread).contiguous(), Int3());
       EXPECT_TRUE(rounded.ok()) << rounded.status();
-      const at::Tensor error =
-          formats::Dequantize(*rounded).div(spread).sub(w).to(at::kDouble);
-      loss += at::mm(error, tokens_[fold.consumers.front()].to(at::kDouble).t())
-                  .square()
-                  .sum()
-                  .item<double>();
+      const at::Tensor error = formats::Dequantize(*rounded).div(spread).sub(w);
+      loss += TokenEnergy(name, error) / TokenEnergy(name, w);
     }
     return loss;
   }
@@ -224,7 +227,8 @@ TEST_F(FittedTest, SmoothQuantsSearchFindsTheBestAlpha) {
     double noise = 0;
     for (const std::string& name : fold.consumers) {
       noise += kTokens * step * step / 12 *
-               Weight(name).mul(s).square().sum().item<double>();
+               Weight(name).mul(s).square().sum().item<double>() /
+               TokenEnergy(name, Weight(name));
     }
     return TokenLoss(fold, s) + noise;
   };
