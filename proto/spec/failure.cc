@@ -3,6 +3,7 @@
 
 #include "absl/strings/match.h"
 #include "proto/base/error.h"
+#include "proto/base/utf8.h"
 
 namespace quantd::spec {
 namespace {
@@ -55,7 +56,7 @@ v1::Failure MakeFailure(const std::string& failure_class,
   v1::Failure failure;
   failure.set_failure_class(failure_class);
   failure.set_reason(reason);
-  failure.set_message(message);
+  failure.set_message(base::ToUtf8(message));
   return failure;
 }
 
@@ -66,7 +67,7 @@ v1::Failure FailureFromStatus(const absl::Status& status) {
       reason.empty() ? absl::StatusCodeToString(status.code()) : reason,
       std::string(status.message()));
   for (const auto& [key, value] : base::GetErrorMetadata(status)) {
-    (*failure.mutable_metadata())[key] = value;
+    (*failure.mutable_metadata())[key] = base::ToUtf8(value);
   }
   return failure;
 }

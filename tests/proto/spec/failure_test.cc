@@ -44,5 +44,14 @@ TEST(FailureTest, AnErrorWithoutAReasonGetsItsCode) {
   EXPECT_EQ(FailureFromStatus(absl::NotFoundError("x")).reason(), "NOT_FOUND");
 }
 
+// Names from a model's files are cut to some number of bytes in messages.
+TEST(FailureTest, AMessageThatCutsACharacterStillTravels) {
+  const v1::Failure sent =
+      MakeFailure("INVALID", "TENSOR_NAME", "tensor \"\xe5\xb1\x82\xe5\xb1\"");
+  v1::Failure received;
+  ASSERT_TRUE(received.ParseFromString(sent.SerializeAsString()));
+  EXPECT_EQ(received.message(), "tensor \"\xe5\xb1\x82??\"");
+}
+
 }  // namespace
 }  // namespace quantd::spec
