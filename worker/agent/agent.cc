@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Agent>> Agent::Create(
   ASSIGN_OR_RETURN(parts.state, StateDirectory::Open(options.state_dir));
   ASSIGN_OR_RETURN(parts.device, OpenDevice(options.device));
   ASSIGN_OR_RETURN(parts.catalog,
-                   DescribeRunner(options.runner, kDescribeTimeout));
+                   DescribeRunner(options.runner, kDescribeTimeout, clock));
   parts.link = std::make_unique<ServerLink>(options.server);
   std::unique_ptr<base::BlobDirectory> shared;
   if (!options.blobs.empty()) {

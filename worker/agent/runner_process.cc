@@ -19,11 +19,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/log.h"
 #include "proto/base/status_macros.h"
+#include "worker/agent/monotonic_wait.h"
 #include "worker/agent/spawn.h"
 
 namespace quantd::agent {
 namespace {
+
+// Time for the memory to come back that the kernel killed for.
+constexpr absl::Duration kDescribePause = absl::Seconds(3);
 
 absl::Status NoDescriptors() {
   return base::MakeError(absl::StatusCode::kUnavailable, "RUNNER_START_FAILED",
@@ -79,6 +84,46 @@ std::string ReadPipe(int fd, absl::Duration timeout) {
     bytes.append(part.data(), count);
   }
   return bytes;
+}
+
+// What a runner said of itself.
+struct Answer {
+  std::string bytes;
+  // nullopt: it did not end by itself and was killed.
+  std::optional<ExitState> end;
+};
+
+absl::StatusOr<Answer> AskRunner(const std::string& program,
+                                 absl::Duration timeout) {
+  int pipes[2];
+  if (pipe2(pipes, O_CLOEXEC) != 0) return NoDescriptors();
+  SpawnPlan plan;
+  plan.program = program;
+  plan.arguments = {"--describe"};
+  plan.output_fd = pipes[1];
+  const absl::StatusOr<pid_t> pid = SpawnChild(plan);
+  close(pipes[1]);
+  if (!pid.ok()) {
+    close(pipes[0]);
+    return pid.status();
+  }
+  Answer answer;
+  answer.bytes = ReadPipe(pipes[0], timeout);
+  const int pid_fd = OpenPidFd(*pid);
+  const bool ended = AwaitPidFd(pid_fd, absl::Seconds(5));
+  close(pid_fd);
+  // Open until here: one that still writes is late, not killed by SIGPIPE.
+  close(pipes[0]);
+  const ExitState state = Reap(*pid);
+  if (ended) answer.end = state;
+  return answer;
+}
+
+void Pause(base::Clock& clock, absl::Duration pause) {
+  absl::Mutex mu;
+  absl::MutexLock lock(&mu);
+  const bool never = false;
+  AwaitUntil(mu, absl::Condition(&never), clock, clock.Monotonic() + pause);
 }
 
 }  // namespace
@@ -149,32 +194,26 @@ int64_t RunnerProcess::peak_memory_bytes() {
 }
 
 absl::StatusOr<v1::Catalog> DescribeRunner(const std::string& program,
-                                           absl::Duration timeout) {
-  int pipes[2];
-  if (pipe2(pipes, O_CLOEXEC) != 0) return NoDescriptors();
-  SpawnPlan plan;
-  plan.program = program;
-  plan.arguments = {"--describe"};
-  plan.output_fd = pipes[1];
-  const absl::StatusOr<pid_t> pid = SpawnChild(plan);
-  close(pipes[1]);
-  if (!pid.ok()) {
-    close(pipes[0]);
-    return pid.status();
+                                           absl::Duration timeout,
+                                           base::Clock& clock) {
+  for (int attempt = 1;; ++attempt) {
+    ASSIGN_OR_RETURN(const Answer answer, AskRunner(program, timeout));
+    v1::Catalog catalog;
+    if (answer.end.has_value() && !answer.end->signalled &&
+        answer.end->code == 0 && catalog.ParseFromString(answer.bytes)) {
+      return catalog;
+    }
+    const bool again = answer.end.has_value() && answer.end->signalled &&
+                       attempt < kDescribeAttempts;
+    if (!again) {
+      return base::MakeError(absl::StatusCode::kInternal,
+                             "RUNNER_DESCRIBE_FAILED",
+                             "the runner did not say what it can do");
+    }
+    spdlog::warn("signal {} ended the runner before it said what it can do",
+                 answer.end->code);
+    Pause(clock, kDescribePause);
   }
-  const std::string bytes = ReadPipe(pipes[0], timeout);
-  close(pipes[0]);
-  const int pid_fd = OpenPidFd(*pid);
-  AwaitPidFd(pid_fd, absl::Seconds(5));
-  close(pid_fd);
-  const ExitState state = Reap(*pid);
-  v1::Catalog catalog;
-  if (state.signalled || state.code != 0 || !catalog.ParseFromString(bytes)) {
-    return base::MakeError(absl::StatusCode::kInternal,
-                           "RUNNER_DESCRIBE_FAILED",
-                           "the runner did not say what it can do");
-  }
-  return catalog;
 }
 
 }  // namespace quantd::agent

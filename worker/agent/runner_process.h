@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "proto/base/clock.h"
 #include "proto/base/frames.h"
 #include "quantd/v1/catalog.pb.h"
 
@@ -62,9 +63,15 @@ class RunnerProcess {
   int64_t peak_memory_bytes_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// Runs `program` --describe and parses what it prints. INTERNAL
-// (RUNNER_DESCRIBE_FAILED) where it does not end well within `timeout`.
+// How often a runner is asked what it can do, where a signal ends it each time.
+inline constexpr int kDescribeAttempts = 4;
+
+// Runs `program` --describe and parses what it prints. One that a signal ends
+// (the kernel wants memory, an operator kills it) is asked again after a pause
+// by `clock`. INTERNAL (RUNNER_DESCRIBE_FAILED) where it ends with an error, or
+// not within `timeout`, or by a signal each time.
 absl::StatusOr<v1::Catalog> DescribeRunner(const std::string& program,
-                                           absl::Duration timeout);
+                                           absl::Duration timeout,
+                                           base::Clock& clock);
 
 }  // namespace quantd::agent
