@@ -3,7 +3,7 @@
 
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/bincount.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/topk.h>
@@ -81,22 +81,22 @@ std::vector<at::Tensor> SparseLayer::Split(
 
 at::Tensor SparseLayer::GateUp(const at::Tensor& x, const Apply& linear) const {
   const Routing routing = Route(x, router_, mixture_);
-  const int64_t width =
-      mixture_.chosen * mixture_.intermediate + mixture_.shared_intermediate;
-  const at::Tensor packed = at::empty({x.size(0), width}, x.options());
-  const std::vector<at::Tensor> parts = Split(packed, routing.rows);
+  // Put together and not written into one tensor: gradients pass through.
+  std::vector<at::Tensor> parts;
+  const auto add = [&](size_t e, const at::Tensor& rows) {
+    parts.push_back(activation_(linear(2 * e, rows))
+                        .mul_(linear(2 * e + 1, rows))
+                        .view(-1));
+  };
   int64_t begin = 0;
-  for (size_t e = 0; e < parts.size(); ++e) {
-    const int64_t count = parts[e].size(0);
+  for (size_t e = 0; e < routing.rows.size(); ++e) {
+    const int64_t count = routing.rows[e];
     if (count == 0) continue;
-    const bool shared = e == routing.rows.size();
-    const at::Tensor rows =
-        shared ? x : x.index_select(0, routing.token.narrow(0, begin, count));
-    parts[e].copy_(
-        activation_(linear(2 * e, rows)).mul_(linear(2 * e + 1, rows)));
+    add(e, x.index_select(0, routing.token.narrow(0, begin, count)));
     begin += count;
   }
-  return packed;
+  if (mixture_.shared_intermediate > 0) add(routing.rows.size(), x);
+  return at::cat(parts).view({x.size(0), -1});
 }
 
 at::Tensor SparseLayer::Down(const at::Tensor& x, const at::Tensor& packed,

@@ -291,16 +291,18 @@ TEST_F(MixtureJobTest, ExpertsWithTooFewTokensAreRoundedAndSayWhy) {
   EXPECT_EQ(base::ErrorReason(strict.Run().status()), "NUMERIC_LAYER");
 }
 
+// Makes all scores of a router equal: the same two experts get every token.
+void LevelRouter(const std::string& model, const std::string& router) {
+  const std::string weights = absl::StrCat(model, "/model.safetensors");
+  auto tensors = *checkpoints::ReadSafetensors(weights);
+  tensors[router] = at::zeros_like(tensors[router]);
+  ASSERT_TRUE(checkpoints::WriteSafetensors(weights, tensors).ok());
+}
+
 TEST_F(MixtureJobTest, ExpertsWithoutAnyTokenAreRounded) {
   v1::JobSpec spec = Job("qwen3_moe");
   SetMinTokens(0, &spec);
-  // All scores are equal: the same two experts get every token.
-  const std::string weights =
-      absl::StrCat(spec.quantize().model(), "/model.safetensors");
-  auto tensors = *checkpoints::ReadSafetensors(weights);
-  at::Tensor& router = tensors["model.layers.1.mlp.gate.weight"];
-  router = at::zeros_like(router);
-  ASSERT_TRUE(checkpoints::WriteSafetensors(weights, tensors).ok());
+  LevelRouter(spec.quantize().model(), "model.layers.1.mlp.gate.weight");
   LocalAgent agent(spec);
   const auto result = agent.Run();
   ASSERT_TRUE(result.ok()) << result.status();
@@ -312,6 +314,39 @@ TEST_F(MixtureJobTest, ExpertsWithoutAnyTokenAreRounded) {
     EXPECT_THAT(layer.reason(), HasSubstr("no calibration token"));
   }
   EXPECT_EQ(without, 6 * 3);
+}
+
+// With experts that no token reaches, which is what methods and transforms see
+// on large mixtures.
+TEST_F(MixtureJobTest, EveryMethodAndTransformTakesMixtures) {
+  const std::string model = Job("qwen3_moe").quantize().model();
+  LevelRouter(model, "model.layers.1.mlp.gate.weight");
+  const v1::Catalog catalog = DescribeBuild();
+  for (const v1::ComponentEntry& entry : catalog.entries()) {
+    const bool transform = entry.seam() == v1::SEAM_TRANSFORM;
+    if (!transform && entry.seam() != v1::SEAM_METHOD) continue;
+    SCOPED_TRACE(entry.id());
+    v1::JobSpec spec = Job("qwen3_moe");
+    v1::Recipe& recipe = RecipeOf(spec);
+    recipe.mutable_weights()->set_symmetric(false);
+    recipe.mutable_exports(0)->set_id("dequantized");
+    if (transform) {
+      recipe.mutable_method()->set_id("rtn");
+      recipe.add_transforms()->set_id(entry.id());
+    } else {
+      recipe.mutable_method()->set_id(entry.id());
+    }
+    for (const v1::Parameter& parameter : entry.params()) {
+      if (parameter.name() != "iterations") continue;
+      (*recipe.mutable_method()->mutable_params())["iterations"].set_int_value(
+          3);
+    }
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    ASSERT_TRUE(result.ok()) << result.status();
+    // 7 of the dense block, 4 and 3 for each expert of the sparse one.
+    EXPECT_EQ(result->report.layers_size(), 7 + 4 + 3 * 8);
+  }
 }
 
 TEST_F(MixtureJobTest, RoundingNeedsNoTokens) {
