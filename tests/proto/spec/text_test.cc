@@ -219,12 +219,15 @@ TEST(Settings, ReachParametersAndFields) {
   ASSERT_TRUE(ApplySetting("quantize_lm_head=true", &recipe).ok());
   EXPECT_EQ(recipe.method().params().at("damp").double_value(), 0.02);
   EXPECT_EQ(recipe.weights().group_size(), 32);
+  // What is no field of the weights is a parameter of their format.
+  ASSERT_TRUE(ApplySetting("weights.double_quant=true", &recipe).ok());
+  EXPECT_TRUE(recipe.weights().params().at("double_quant").bool_value());
   EXPECT_EQ(recipe.weights().format(), "int4");
   EXPECT_EQ(recipe.exports(0).params().at("version").int_value(), 2);
   EXPECT_TRUE(recipe.quantize_lm_head());
   for (const char* bad :
        {"", "=1", "method", "nothing=1", "weights.group_size=big",
-        "exports.other.x=1", "weights.nothing=1"}) {
+        "exports.other.x=1", "calibration.nothing=1"}) {
     EXPECT_EQ(base::ErrorReason(ApplySetting(bad, &recipe)), "SETTING_INVALID")
         << bad;
   }
