@@ -32,10 +32,11 @@ v1::ComponentEntry Describe() {
 
 class AdaroundMethod : public Method {
  public:
-  explicit AdaroundMethod(const SoftRoundingOptions& options)
-      : options_(options) {}
+  AdaroundMethod(const SoftRoundingOptions& options, double min_tokens)
+      : options_(options), min_tokens_(min_tokens) {}
 
   Needs needs() const override { return Needs::kGram; }
+  double min_tokens() const override { return min_tokens_; }
 
   absl::StatusOr<LinearSolution> QuantizeLinear(
       const LinearProblem& problem,
@@ -53,6 +54,7 @@ class AdaroundMethod : public Method {
   using Variables = absl::StatusOr<std::unique_ptr<RoundingVariables>>;
 
   const SoftRoundingOptions options_;
+  const double min_tokens_;
 };
 
 }  // namespace
@@ -63,7 +65,8 @@ MethodEntry Adaround() {
   PresetOfSoftRounding(&entry.preset);
   entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
     return std::make_unique<AdaroundMethod>(
-        ReadSoftRounding(params, /*cosine=*/true));
+        ReadSoftRounding(params, /*cosine=*/true),
+        params.GetDouble("min_tokens"));
   };
   return entry;
 }

@@ -67,10 +67,11 @@ SignedRoundingOptions ReadOptions(const spec::Params& params) {
 class AutoroundMethod : public Method, public BlockMethod {
  public:
   AutoroundMethod(const SignedRoundingOptions& options,
-                  const BlockSchedule& schedule)
-      : options_(options), schedule_(schedule) {}
+                  const BlockSchedule& schedule, double min_tokens)
+      : options_(options), schedule_(schedule), min_tokens_(min_tokens) {}
 
   Needs needs() const override { return Needs::kGram; }
+  double min_tokens() const override { return min_tokens_; }
   const BlockMethod* block_method() const override { return this; }
 
   // A layer that stands alone, by the loss of its own output.
@@ -103,6 +104,7 @@ class AutoroundMethod : public Method, public BlockMethod {
 
   const SignedRoundingOptions options_;
   const BlockSchedule schedule_;
+  const double min_tokens_;
 };
 
 }  // namespace
@@ -116,7 +118,8 @@ MethodEntry Autoround() {
         options,
         BlockSchedule{.iterations = options.iterations,
                       .batch = params.GetInt("batch"),
-                      .seed = static_cast<uint64_t>(params.GetInt("seed"))});
+                      .seed = static_cast<uint64_t>(params.GetInt("seed"))},
+        params.GetDouble("min_tokens"));
   };
   return entry;
 }

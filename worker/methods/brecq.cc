@@ -39,10 +39,12 @@ v1::ComponentEntry Describe() {
 
 class BrecqMethod : public Method, public BlockMethod {
  public:
-  BrecqMethod(const SoftRoundingOptions& options, const BlockSchedule& schedule)
-      : options_(options), schedule_(schedule) {}
+  BrecqMethod(const SoftRoundingOptions& options, const BlockSchedule& schedule,
+              double min_tokens)
+      : options_(options), schedule_(schedule), min_tokens_(min_tokens) {}
 
   Needs needs() const override { return Needs::kGram; }
+  double min_tokens() const override { return min_tokens_; }
   const BlockMethod* block_method() const override { return this; }
 
   // A layer that stands alone is reconstructed alone, as published.
@@ -71,6 +73,7 @@ class BrecqMethod : public Method, public BlockMethod {
 
   const SoftRoundingOptions options_;
   const BlockSchedule schedule_;
+  const double min_tokens_;
 };
 
 }  // namespace
@@ -86,7 +89,8 @@ MethodEntry Brecq() {
         options,
         BlockSchedule{.iterations = options.iterations,
                       .batch = params.GetInt("batch"),
-                      .seed = static_cast<uint64_t>(params.GetInt("seed"))});
+                      .seed = static_cast<uint64_t>(params.GetInt("seed"))},
+        params.GetDouble("min_tokens"));
   };
   return entry;
 }

@@ -20,6 +20,7 @@
 #include "worker/methods/column_rounding.h"
 #include "worker/methods/method.h"
 #include "worker/methods/token_count.h"
+#include "worker/methods/usable_statistics.h"
 #include "worker/numerics/feedback_factor.h"
 
 namespace quantd::methods {
@@ -83,21 +84,6 @@ Options ReadOptions(const spec::Params& params) {
   options.static_groups =
       params.GetBool("static_groups") || options.act_order == ActOrder::kStatic;
   return options;
-}
-
-// Why the statistics cannot be used; empty where they can.
-std::string StatisticsProblem(const LinearProblem& problem) {
-  const calibration::Statistics* statistics = problem.statistics;
-  if (statistics == nullptr || !statistics->gram.defined()) {
-    return "there are no statistics of the layer's input";
-  }
-  const int64_t in = problem.weight.size(1);
-  if (statistics->gram.dim() != 2 || statistics->gram.size(0) != in ||
-      statistics->gram.size(1) != in) {
-    return "the statistics are those of another layer";
-  }
-  if (statistics->tokens <= 0) return "no calibration token reached the layer";
-  return "";
 }
 
 // What follows from the statistics and the options, whatever the weight is.

@@ -12,26 +12,17 @@
 #include <utility>
 
 #include "proto/base/status_macros.h"
+#include "worker/methods/usable_statistics.h"
 
 namespace quantd::methods {
 namespace {
 
 // Why the statistics cannot be used; empty where they can.
-std::string StatisticsProblem(const LinearProblem& problem) {
-  const calibration::Statistics* statistics = problem.statistics;
-  if (statistics == nullptr || !statistics->gram.defined()) {
-    return "there are no statistics of the layer's input";
-  }
-  const int64_t in = problem.weight.size(1);
-  if (statistics->gram.dim() != 2 || statistics->gram.size(0) != in ||
-      statistics->gram.size(1) != in) {
-    return "the statistics are those of another layer";
-  }
-  if (statistics->tokens <= 0) return "no calibration token reached the layer";
-  if (!at::isfinite(statistics->gram.sum()).item<bool>()) {
-    return "the statistics of the layer's input are not finite";
-  }
-  return "";
+std::string WhyUnusable(const LinearProblem& problem) {
+  const std::string trouble = StatisticsProblem(problem);
+  if (!trouble.empty()) return trouble;
+  if (at::isfinite(problem.statistics->gram.sum()).item<bool>()) return "";
+  return "the statistics of the layer's input are not finite";
 }
 
 // Rows whose product with the Gram matrix takes at most some 10 GFLOP, a
@@ -158,7 +149,7 @@ absl::StatusOr<LinearSolution> ReconstructLinear(
   LinearSolution solution;
   ASSIGN_OR_RETURN(solution.linear,
                    formats::RoundToNearest(problem.weight, problem.spec));
-  solution.reason = StatisticsProblem(problem);
+  solution.reason = WhyUnusable(problem);
   if (!solution.reason.empty()) {
     solution.verdict = v1::VERDICT_RTN_FALLBACK;
     return solution;

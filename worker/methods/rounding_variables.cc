@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
+#include "worker/methods/token_count.h"
 
 namespace quantd::methods {
 
@@ -19,6 +20,7 @@ absl::StatusOr<const formats::Format*> FindIntegerFormat(
 }
 
 void RequireIntegers(v1::ComponentEntry* entry) {
+  *entry->add_params() = MinTokensParameter();
   entry->add_provides("calibrated");
   v1::Requirement* integer = entry->add_requirements();
   integer->set_seam(v1::SEAM_FORMAT);

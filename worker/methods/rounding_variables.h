@@ -53,7 +53,8 @@ using MakeVariables =
 absl::StatusOr<const formats::Format*> FindIntegerFormat(
     const formats::WeightSpec& spec, absl::string_view method);
 
-// Says of a method that it takes such formats alone, and calibration data.
+// Says of a method that it takes such formats alone, and calibration data of a
+// least number of tokens: the parameter of token_count.h.
 void RequireIntegers(v1::ComponentEntry* entry);
 
 }  // namespace quantd::methods
