@@ -37,6 +37,7 @@ class InputAccumulator {
       : with_gram_(with_gram), device_(device) {}
   // `input` float32 [tokens, in].
   void Add(const at::Tensor& input);
+  int64_t tokens() const { return tokens_; }
   // INVALID_ARGUMENT, NON_FINITE_ACTIVATION, where a value or a sum is not
   // finite or nothing was added.
   absl::StatusOr<InputStatistics> Finish();

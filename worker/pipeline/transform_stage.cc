@@ -190,7 +190,10 @@ absl::StatusOr<BlockTransformer::Inputs> BlockTransformer::Finish(
       const bool same = i > 0 && stage.input_of[i] == stage.input_of[i - 1];
       if (!same) {
         current.reset();
-        auto finished = (*accumulators)[s][stage.input_of[i]].Finish();
+        auto& accumulator = (*accumulators)[s][stage.input_of[i]];
+        // An expert that no token was sent to.
+        if (accumulator.tokens() == 0) continue;
+        auto finished = accumulator.Finish();
         if (finished.ok()) {
           current = std::make_shared<calibration::InputStatistics>(
               *std::move(finished));
