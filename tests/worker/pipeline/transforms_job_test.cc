@@ -183,36 +183,39 @@ TEST(TransformsJobTest, RoundingWithATransformOfWeightsAloneNeedsNoText) {
   EXPECT_EQ(agent.start_.committed(1).blobs().count("transform"), 1);
 }
 
-// The float model that an evaluation compares with is the one that was given.
-TEST(TransformsJobTest, TheFloatModelIsScoredAsItWasGiven) {
-  const auto scores = [](const std::vector<std::string>& transforms) {
-    v1::JobSpec spec = Job(transforms);
-    v1::QuantizeSpec& quantize = *spec.mutable_quantize();
-    quantize.set_model(support::SourcePath("deploy/models/tiny"));
-    RecipeOf(spec).mutable_weights()->set_format("int3");
-    RecipeOf(spec).mutable_weights()->set_group_size(64);
-    v1::Calibration& calibration = *RecipeOf(spec).mutable_calibration();
-    calibration.set_dataset("bundled");
-    calibration.set_num_samples(16);
-    calibration.set_sequence_length(128);
-    RecipeOf(spec).add_evals()->set_id("perplexity");
-    LocalAgent agent(spec);
-    const auto result = agent.Run();
-    EXPECT_TRUE(result.ok()) << result.status();
-    std::vector<double> values;
-    for (const v1::EvalReport& report : result->report.evals()) {
-      values.push_back(report.metrics(0).value());
-    }
-    return values;
-  };
-  const std::vector<double> plain = scores({});
-  const std::vector<double> rotated = scores({"quarot"});
-  const std::vector<double> scaled = scores({"awq"});
-  ASSERT_EQ(plain.size(), 2u);
-  EXPECT_EQ(plain[0], rotated[0]);
-  EXPECT_EQ(plain[0], scaled[0]);
-  // A model trained on its own text: three bits hurt, scales help.
-  EXPECT_LT(scaled[1], plain[1]);
+// Perplexities of the bundled model as it was given and of its three-bit
+// rounding.
+std::vector<double> Scores(const std::vector<std::string>& transforms) {
+  v1::JobSpec spec = Job(transforms);
+  spec.mutable_quantize()->set_model(support::SourcePath("deploy/models/tiny"));
+  RecipeOf(spec).mutable_weights()->set_format("int3");
+  v1::Calibration& calibration = *RecipeOf(spec).mutable_calibration();
+  calibration.set_dataset("bundled");
+  calibration.set_num_samples(64);
+  calibration.set_sequence_length(128);
+  RecipeOf(spec).add_evals()->set_id("perplexity");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  EXPECT_TRUE(result.ok()) << result.status();
+  if (!result.ok()) return {0, 0};
+  return {result->report.evals(0).metrics(0).value(),
+          result->report.evals(1).metrics(0).value()};
+}
+
+TEST(TrainedModelTest, TheFloatModelIsScoredAsItWasGiven) {
+  const std::vector<double> plain = Scores({});
+  for (const std::string id : {"awq", "quarot", "clip"}) {
+    const std::vector<double> transformed = Scores({id});
+    EXPECT_EQ(transformed[0], plain[0]) << id;
+    EXPECT_NE(transformed[1], plain[1]) << id;
+    // Between the float model and twice what rounding alone loses.
+    EXPECT_GT(transformed[1], plain[0]) << id;
+    EXPECT_LT(transformed[1], 2 * plain[1] - plain[0]) << id;
+  }
+}
+
+TEST(TrainedModelTest, ClippingWinsBackSomeOfWhatThreeBitsLose) {
+  EXPECT_LT(Scores({"clip"})[1], Scores({})[1]);
 }
 
 }  // namespace
