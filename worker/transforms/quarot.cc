@@ -39,7 +39,7 @@ v1::ComponentEntry Describe() {
   return entry;
 }
 
-// Signs of diag(signs) H for runs of the largest order that divides `length`.
+// The signs of diag(signs) H for each of so many runs of columns.
 at::Tensor RandomSigns(int64_t runs, int64_t order, std::mt19937_64* bits) {
   at::Tensor signs = at::empty({runs, order}, at::kFloat);
   float* values = signs.mutable_data_ptr<float>();

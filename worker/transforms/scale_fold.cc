@@ -7,6 +7,7 @@
 #include <ATen/ops/where.h>
 
 #include <set>
+#include <utility>
 
 #include "proto/base/status_macros.h"
 #include "worker/kernels/operators.h"
@@ -36,8 +37,13 @@ std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
     const auto spec = problem.specs.find(name);
     const auto inputs = problem.inputs.find(name);
     if (spec == problem.specs.end() || inputs == problem.inputs.end()) continue;
-    consumers.push_back({name, problem.block.linear(name).DenseWeight(),
-                         &spec->second, inputs->second.get()});
+    Consumer consumer{name, problem.block.linear(name).DenseWeight(),
+                      &spec->second, inputs->second.get()};
+    if (const at::Tensor& gram = inputs->second->second.gram; gram.defined()) {
+      consumer.output_energy =
+          kernels::GramEnergy(consumer.weight.contiguous(), gram);
+    }
+    consumers.push_back(std::move(consumer));
   }
   return consumers;
 }
@@ -64,17 +70,14 @@ at::Tensor MeanInput(const std::vector<Consumer>& consumers) {
   return sum.div(tokens).to(at::kFloat);
 }
 
-double OutputEnergy(const Consumer& consumer) {
-  return kernels::GramEnergy(consumer.weight.contiguous(),
-                             consumer.inputs->second.gram);
-}
-
 absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
                                     const at::Tensor& spread,
                                     const base::CancelToken& cancel) {
   double loss = 0;
   for (const Consumer& consumer : consumers) {
     RETURN_IF_ERROR(cancel.Check());
+    // Without any output there is none to lose.
+    if (!(consumer.output_energy > 0)) continue;
     const at::Tensor scale = spread.to(consumer.weight.device());
     ASSIGN_OR_RETURN(
         const formats::QuantizedLinear rounded,
@@ -84,12 +87,9 @@ absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
                                       .to(consumer.weight.device())
                                       .div_(scale)
                                       .sub_(consumer.weight);
-    const double energy = OutputEnergy(consumer);
-    // Without any output there is none to lose.
-    if (!(energy > 0)) continue;
     loss += kernels::GramEnergy(difference.contiguous(),
                                 consumer.inputs->second.gram) /
-            energy;
+            consumer.output_energy;
   }
   return loss;
 }

@@ -21,6 +21,9 @@ struct Consumer {
   at::Tensor weight;
   const formats::WeightSpec* spec = nullptr;
   const calibration::InputStatistics* inputs = nullptr;
+  // tr(W G W^T): the squared length of its outputs over all tokens; 0 without a
+  // Gram matrix.
+  double output_energy = 0;
 };
 
 // Those that are going to be quantized and have statistics.
@@ -31,9 +34,6 @@ std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
 // mean of |x| over the tokens of all. At least one consumer.
 at::Tensor LargestInput(const std::vector<Consumer>& consumers);
 at::Tensor MeanInput(const std::vector<Consumer>& consumers);
-
-// tr(W G W^T): the squared length of the consumer's outputs over all tokens.
-double OutputEnergy(const Consumer& consumer);
 
 // sum over the consumers of tr(D G D^T) / tr(W G W^T), D = W - Q(W s) / s: what
 // their outputs lose over all tokens once their columns are scaled by `spread`,

@@ -120,6 +120,7 @@ double SmoothQuantTransform::NoiseLoss(const std::vector<Consumer>& consumers,
   const double steps = std::exp2(static_cast<double>(activation_bits_) - 1) - 1;
   double loss = 0;
   for (const Consumer& consumer : consumers) {
+    if (!(consumer.output_energy > 0)) continue;
     const double step =
         consumer.inputs->largest.div(spread).max().item<double>() / steps;
     const double weight =
@@ -127,10 +128,8 @@ double SmoothQuantTransform::NoiseLoss(const std::vector<Consumer>& consumers,
             .square()
             .sum(at::kDouble)
             .item<double>();
-    const double output = OutputEnergy(consumer);
-    if (!(output > 0)) continue;
     loss += static_cast<double>(consumer.inputs->second.tokens) * weight *
-            step * step / 12 / output;
+            step * step / 12 / consumer.output_energy;
   }
   return loss;
 }
