@@ -3,7 +3,7 @@
 """Writes the seed inputs of the fuzz targets.
 
 Usage: make_seeds.py FOLDER
-Makes FOLDER/safetensors, FOLDER/gguf and FOLDER/config.
+Makes a folder in it for each target.
 """
 import json
 import pathlib
@@ -88,9 +88,53 @@ def config():
         "full_attention", "sliding_attention"]}).encode()
 
 
+def recipe():
+    """Recipe files, short and long, and a job file."""
+    whole = {"method": {"id": "gptq", "params": {"damp": 0.01}},
+             "transforms": ["quarot"], "activations": "bf16",
+             "weights": {"format": "int4", "group_size": 128,
+                         "symmetric": True, "scale_dtype": "float16"},
+             "overrides": [{"pattern": "model.layers.0.*", "wq": "int8"},
+                           {"pattern": "*.gate", "skip": True}],
+             "calibration": {"dataset": "bundled", "num_samples": 8,
+                             "sequence_length": 64, "seed": 1},
+             "exports": ["gptq"], "evals": ["ppl"],
+             "policy": {"on_numeric_failure": "rtn"}, "seed": 7}
+    yield json.dumps(whole).encode()
+    yield json.dumps({"priority": 3, "labels": {"run": "a"}, "quantize": {
+        "model": "tiny", "recipe": whole}}).encode()
+    yield b"method: rtn\nweights:\n  format: int4\n  group_size: -1\n"
+    yield (b"method: &m {id: gptq, params: {a: 1, b: 0.5, c: \"1\", d: yes}}\n"
+           b"exports: [gptq, *m]\noverrides:\n- pattern: '*'\n  skip: true\n")
+
+
+def mixed():
+    """Mixed-precision files in both spellings."""
+    yield json.dumps({
+        "default": {"wq": "int4", "aq": "bf16", "group_size": 128,
+                    "extra": {"damp": 0.01}},
+        "overrides": [{"pattern": "model.layers.0.*", "wq": "int6"},
+                      {"pattern": "*.mlp.gate", "skip": True}]}).encode()
+    yield b"default:\n  wq: int8\noverrides:\n- pattern: a?b\n  aq: fp8\n"
+
+
+def filter_text():
+    """Filters with every field and operator."""
+    yield (b'state = RUNNING AND (method = gptq OR method = rtn) '
+           b'AND NOT label.run = "x"')
+    yield b"kind:evaluate -worker!=a name = b* (model=c OR NOT (name=d name=e))"
+
+
+def page_token():
+    """The token's length, a token, arguments."""
+    yield bytes([4]) + b"abcdstate=RUNNING"
+    yield bytes([32]) + b"A" * 32
+
+
 def main():
     root = pathlib.Path(sys.argv[1])
-    for maker in (safetensors, gguf, config):
+    for maker in (safetensors, gguf, config, recipe, mixed, filter_text,
+                  page_token):
         folder = root / maker.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(maker()):
