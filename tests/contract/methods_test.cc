@@ -176,6 +176,9 @@ TEST_P(MethodContract, InputsThatAreAlwaysZeroDoNoHarm) {
     const auto solution = Solve(layer, spec);
     ASSERT_TRUE(solution.ok()) << solution.status();
     ExpectSound(*solution);
+    // Outputs are what such a method has no eye for: one layer's may come out
+    // better or worse than rounding's, dead inputs or not.
+    if (!NeedsStatistics()) continue;
     const auto rounded = *formats::RoundToNearest(layer.weight, spec);
     EXPECT_LE(
         methods::RelativeError(layer.weight, solution->linear,
