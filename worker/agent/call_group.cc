@@ -30,7 +30,8 @@ absl::Status CallGroup::Repeat(const std::function<absl::Status()>& call) {
   for (;;) {
     if (cancelled()) return absl::CancelledError("the lease was given up");
     const absl::Status status = call();
-    if (!IsUnanswered(status)) return status;
+    // CANCELLED without our doing: a server that stops cuts the calls it has.
+    if (!IsUnanswered(status) && !absl::IsCancelled(status)) return status;
     absl::MutexLock lock(&mu_);
     mu_.AwaitWithTimeout(absl::Condition(&cancelled_), pause);
     pause = std::min(2 * pause, kLongestPause);

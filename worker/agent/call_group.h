@@ -20,9 +20,10 @@ class CallGroup {
   void CancelAll();
   bool cancelled() const;
 
-  // Calls until the answer is neither UNAVAILABLE, DEADLINE_EXCEEDED nor
-  // DISK_FULL, with growing pauses of at most 2 s. CANCELLED once CancelAll was
-  // called. Only for calls that may be repeated without harm.
+  // Calls until the answer is neither UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED
+  // (by the server) nor DISK_FULL, with growing pauses of at most 2 s.
+  // CANCELLED once CancelAll was called. Only for calls that may be repeated
+  // without harm.
   absl::Status Repeat(const std::function<absl::Status()>& call);
 
  private:
