@@ -19,7 +19,9 @@
 namespace quantd::server {
 namespace {
 
-constexpr absl::Duration kGrace = absl::Seconds(5);
+// Calls take milliseconds, uploads are repeated, and the leases of the workers
+// run on: a stop that is waited out is worse than a call that is cut.
+constexpr absl::Duration kGrace = absl::Seconds(1);
 constexpr absl::Duration kWorkerGrace = absl::Seconds(4);
 constexpr absl::Duration kDiskInterval = absl::Seconds(60);
 constexpr size_t kPageKeyBytes = 32;

@@ -32,7 +32,7 @@ class Server {
   // Serving when it returns, the port file written.
   static absl::StatusOr<std::unique_ptr<Server>> Start(Options options);
   // Drains: health goes NOT_SERVING, nothing more is granted, calls in flight
-  // get 5 s, the store is checkpointed and closed. Workers go on.
+  // get 1 s, the store is checkpointed and closed. Workers go on.
   ~Server();
 
   const std::string& grpc_address() const { return grpc_address_; }

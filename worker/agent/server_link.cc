@@ -29,12 +29,19 @@ std::unique_ptr<v1::WorkerService::Stub> Connect(const std::string& address) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  // How long one attempt may take, 20 s by default: a server that stops may
+  // have taken the connection and never answer on it, and leases are short.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
   arguments.SetMaxReceiveMessageSize(-1);
   return v1::WorkerService::NewStub(grpc::CreateCustomChannel(
       address, grpc::InsecureChannelCredentials(), arguments));
 }
 
+// A call waits for the connection until its deadline instead of failing at
+// once: only while some thread waits in a call does gRPC read the sockets that
+// it reconnects with (but for a look every 5 s, longer than short leases).
 void SetDeadline(grpc::ClientContext& context, absl::Duration deadline) {
+  context.set_wait_for_ready(true);
   context.set_deadline(std::chrono::system_clock::now() +
                        absl::ToChronoMilliseconds(deadline));
 }

@@ -172,9 +172,10 @@ TEST_F(ShortLeaseTest, WithoutAnAnswerTheWorkIsGivenUpBeforeTheLeaseEnds) {
   server_.RevokeLease();
   server_.ServeAgain(/*same_boot=*/true);
   const size_t beats = server_.synchronized().size();
-  ASSERT_TRUE(
-      server_.Await([&] { return server_.synchronized().size() > beats; }));
-  EXPECT_EQ(LastBeat().held_size(), 0);
+  // A beat from before may have waited for the connection.
+  EXPECT_TRUE(server_.Await([&] {
+    return server_.synchronized().size() > beats && LastBeat().held_size() == 0;
+  }));
   EXPECT_TRUE(server_.finished().empty());
 }
 
