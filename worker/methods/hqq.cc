@@ -86,9 +86,9 @@ struct Options {
 struct Groups {
   at::Tensor weight;
   int64_t dim = 1;
-  at::Tensor inverse;
-  at::Tensor zero;
-  at::Tensor scale;
+  at::Tensor inverse = {};
+  at::Tensor zero = {};
+  at::Tensor scale = {};
   float max_code = 0;
 
   at::Tensor Codes(const at::Tensor& z) const {

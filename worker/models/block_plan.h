@@ -16,7 +16,7 @@ enum StageIndex { kQkv, kOutput, kGateUp, kDown };
 
 // A linear as the configuration describes it.
 struct LinearPlan {
-  std::string name;
+  std::string name = {};
   int64_t out_features = 0;
   int64_t in_features = 0;
   bool bias = false;

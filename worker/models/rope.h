@@ -26,14 +26,14 @@ struct Rope {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   // yarn.
-  std::optional<double> attention_factor;
+  std::optional<double> attention_factor = std::nullopt;
   double beta_fast = 32.0;
   double beta_slow = 1.0;
   double mscale = 0.0;
   double mscale_all_dim = 0.0;
   bool truncate = true;
   // divisors: what each frequency is divided by, as GGUF files give it.
-  std::vector<double> divisors;
+  std::vector<double> divisors = {};
 };
 
 // Reads either spelling: "rope_parameters", or "rope_scaling" beside

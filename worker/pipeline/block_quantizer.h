@@ -82,7 +82,7 @@ class BlockQuantizer {
   // Quantized linears of a stage that read the same rows.
   struct Group {
     int64_t input = 0;
-    std::vector<std::string> linears;
+    std::vector<std::string> linears = {};
     // Input features where somebody needs the Gram matrix, else 0.
     int64_t gram_width = 0;
   };

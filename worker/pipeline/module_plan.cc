@@ -57,7 +57,6 @@ absl::Status FillPlan(const v1::Recipe& recipe, ModulePlan* plan) {
                   absl::StrCat("this build cannot quantize activations to ",
                                settings.activations, "; use bf16"));
   }
-  const v1::WeightFormat& weights = settings.weights;
   RETURN_IF_ERROR(FillSpec(settings.weights, plan));
   plan->method = recipe.method();
   for (const auto& [name, value] : settings.extra) {
