@@ -19,6 +19,7 @@ namespace quantd::spec {
 namespace {
 
 constexpr char kInt[] = "int";
+constexpr char kMixed[] = "mixed";
 constexpr size_t kMaxModelBytes = 128;
 
 absl::Status Invalid(absl::string_view text) {
@@ -56,6 +57,15 @@ std::string IdOf(absl::string_view word) {
   return absl::AsciiStrToLower(absl::StrReplaceAll(word, {{"-", "_"}}));
 }
 
+bool HasOtherFormats(const v1::Recipe& recipe) {
+  return recipe.has_mixed() ||
+         std::any_of(recipe.overrides().begin(), recipe.overrides().end(),
+                     [&recipe](const v1::Override& row) {
+                       return !row.wq().empty() &&
+                              row.wq() != recipe.weights().format();
+                     });
+}
+
 // Takes the last part off `parts` where it is `word`.
 bool TakeLast(std::vector<std::string>* parts, absl::string_view word) {
   if (parts->empty() || parts->back() != word) return false;
@@ -82,6 +92,7 @@ std::string TagText(const Tag& tag) {
   words.push_back(IdWord(tag.method));
   std::string text = absl::StrCat(tag.model, "_", absl::StrJoin(words, "+"),
                                   "_w", FormatWord(tag.format));
+  if (tag.mixed) absl::StrAppend(&text, "_", kMixed);
   if (!tag.activations.empty()) {
     absl::StrAppend(&text, "_a", FormatWord(tag.activations));
   }
@@ -109,6 +120,7 @@ absl::StatusOr<Tag> ParseTag(absl::string_view text) {
   if (!TakeWord(&parts, "g", &group)) return Invalid(text);
   if (TakeWord(&parts, "kv", &format)) tag.kv_cache = FormatOf(format);
   if (TakeWord(&parts, "a", &format)) tag.activations = FormatOf(format);
+  tag.mixed = TakeLast(&parts, kMixed);
   if (!TakeWord(&parts, "w", &format) || parts.size() < 2 ||
       !absl::SimpleAtoi(group, &tag.group_size)) {
     return Invalid(text);
@@ -155,6 +167,7 @@ Tag TagOf(const v1::QuantizeSpec& spec) {
   }
   tag.method = recipe.method().id();
   tag.format = recipe.weights().format();
+  tag.mixed = HasOtherFormats(recipe);
   if (!LeavesAlone(recipe.activations())) {
     tag.activations = recipe.activations();
   }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Names of artifacts and jobs:
 //
-//   <model>_<METHOD>_w<bits>[_a<bits>][_kv<bits>]_g<group>[_asym]
+//   <model>_<METHOD>_w<bits>[_mixed][_a<bits>][_kv<bits>]_g<group>[_asym]
 //       [_headfp16|_headq]
 //
 // for example Qwen3-0.6B_GPTQ_w4_g64_headfp16. METHOD is upper case, transforms
 // before it joined by `+`; `_` inside an id is written `-`. w<bits> is intN,
-// another number format is written w<id>; a<bits> and kv<bits> stand where
-// activations and the KV cache are rounded too; g-1 is one group per row. A
-// model's name may hold `_`: tags are read from the right.
+// another number format is written w<id>; mixed stands where modules have other
+// formats as well, a<bits> and kv<bits> where activations and the KV cache are
+// rounded too; g-1 is one group per row. A model's name may hold `_`: tags are
+// read from the right.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,8 @@ struct Tag {
   std::vector<std::string> transforms;
   std::string method;
   std::string format;
+  // Some modules have, or may be given, another one.
+  bool mixed = false;
   // Empty where they are left alone.
   std::string activations = {};
   std::string kv_cache = {};

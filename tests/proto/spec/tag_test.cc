@@ -42,6 +42,23 @@ TEST(Tag, NamesWhatIsRoundedBesideTheWeights) {
   EXPECT_EQ(TagText(TagOf(spec)), "Qwen3-0.6B_GPTQ_w4_kvfp8-e4m3_g64_headfp16");
 }
 
+TEST(Tag, SaysThatFormatsAreMixed) {
+  v1::QuantizeSpec spec = Spec();
+  v1::Override* row = spec.mutable_recipe()->add_overrides();
+  row->set_pattern("*.mlp.gate");
+  row->set_skip(true);
+  EXPECT_EQ(TagText(TagOf(spec)), "Qwen3-0.6B_GPTQ_w4_g64_headfp16");
+  row->set_skip(false);
+  row->set_wq("int4");
+  EXPECT_EQ(TagText(TagOf(spec)), "Qwen3-0.6B_GPTQ_w4_g64_headfp16");
+  row->set_wq("int6");
+  EXPECT_EQ(TagText(TagOf(spec)), "Qwen3-0.6B_GPTQ_w4_mixed_g64_headfp16");
+  spec.mutable_recipe()->clear_overrides();
+  spec.mutable_recipe()->mutable_mixed()->set_id("sensitivity");
+  spec.mutable_recipe()->set_activations("int8");
+  EXPECT_EQ(TagText(TagOf(spec)), "Qwen3-0.6B_GPTQ_w4_mixed_a8_g64_headfp16");
+}
+
 TEST(Tag, ModelWordsAreFitForFiles) {
   EXPECT_EQ(ModelWord("/models/My Model/"), "My-Model");
   EXPECT_EQ(ModelWord("dir/smol.gguf"), "smol");
@@ -52,8 +69,9 @@ TEST(Tag, ModelWordsAreFitForFiles) {
 
 TEST(Tag, RoundTripsWhateverItsParts) {
   std::mt19937 random(5);
-  const std::vector<std::string> models = {"a", "Qwen3-0.6B", "x_w4_g64",
-                                           "m_GPTQ_w4_g64_asym", "m_headq"};
+  const std::vector<std::string> models = {"a",        "Qwen3-0.6B",
+                                           "x_w4_g64", "m_GPTQ_w4_g64_asym",
+                                           "m_headq",  "m_mixed"};
   const std::vector<std::string> ids = {"gptq", "rtn", "smooth_quant", "hqq2"};
   const std::vector<std::string> formats = {"int2", "int8", "nf4", "mxfp4",
                                             "fp8_e4m3"};
@@ -65,6 +83,7 @@ TEST(Tag, RoundTripsWhateverItsParts) {
       tag.transforms.push_back(ids[random() % ids.size()]);
     }
     tag.format = formats[random() % formats.size()];
+    tag.mixed = random() % 2 == 0;
     if (random() % 2 == 0) tag.activations = formats[random() % formats.size()];
     if (random() % 2 == 0) tag.kv_cache = formats[random() % formats.size()];
     tag.group_size = random() % 4 == 0 ? -1 : 1 + random() % 1024;
@@ -76,6 +95,7 @@ TEST(Tag, RoundTripsWhateverItsParts) {
     EXPECT_EQ(parsed->transforms, tag.transforms);
     EXPECT_EQ(parsed->method, tag.method);
     EXPECT_EQ(parsed->format, tag.format);
+    EXPECT_EQ(parsed->mixed, tag.mixed);
     EXPECT_EQ(parsed->activations, tag.activations);
     EXPECT_EQ(parsed->kv_cache, tag.kv_cache);
     EXPECT_EQ(parsed->group_size, tag.group_size);
