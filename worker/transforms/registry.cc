@@ -8,6 +8,7 @@ namespace quantd::transforms {
 
 TransformEntry Awq();          // awq.cc
 TransformEntry Clip();         // clip.cc
+TransformEntry Magr();         // magr.cc
 TransformEntry Quarot();       // quarot.cc
 TransformEntry SmoothQuant();  // smoothquant.cc
 
@@ -22,8 +23,8 @@ absl::StatusOr<BlockEdits> Transform::FitBlock(const BlockProblem&,
 }
 
 const std::vector<TransformEntry>& Registry() {
-  static const auto& entries =
-      *new std::vector<TransformEntry>{Awq(), Clip(), Quarot(), SmoothQuant()};
+  static const auto& entries = *new std::vector<TransformEntry>{
+      Awq(), Clip(), Magr(), Quarot(), SmoothQuant()};
   return entries;
 }
 

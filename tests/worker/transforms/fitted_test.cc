@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the fitted transforms choose, on a random llama, against the published
 // rules computed the long way: over tokens, in float64.
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
@@ -167,6 +169,7 @@ TEST_F(FittedTest, WithoutStatisticsNothingIsMoved) {
   EXPECT_TRUE(Fit("awq").edits.empty());
   EXPECT_TRUE(Fit("smoothquant").edits.empty());
   EXPECT_TRUE(Fit("clip").edits.empty());
+  EXPECT_TRUE(Fit("magr").edits.empty());
 }
 
 TEST_F(FittedTest, WhatStaysInFloatingPointIsNoReasonToMoveAScale) {
@@ -281,9 +284,68 @@ TEST_F(FittedTest, ClipMakesNoGroupWorseAndSomeBetter) {
   }
 }
 
+// MagR's algorithm 1 in float64, with the projection onto the l1 ball of its
+// released code: by sorting (Duchi et al., 2008).
+at::Tensor TextbookProjection(const at::Tensor& groups, double radius) {
+  const at::Tensor magnitude = groups.abs();
+  const at::Tensor sorted = std::get<0>(magnitude.sort(1, true));
+  const at::Tensor excess = sorted.cumsum(1).sub(radius);
+  const at::Tensor rank = at::arange(1, groups.size(1) + 1, at::kDouble);
+  const at::Tensor last =
+      sorted.mul(rank).gt(excess).to(at::kLong).sum(1, true);
+  const at::Tensor theta = excess.gather(1, last.sub(1)).div(last).clamp_min(0);
+  return magnitude.sub(theta).clamp_min(0).mul(groups.sign());
+}
+
+TEST_F(FittedTest, MagrTakesThePublishedSteps) {
+  constexpr double kAlpha = 0.1;
+  constexpr int64_t kSteps = 30;
+  v1::Value alpha;
+  alpha.set_double_value(kAlpha);
+  v1::Value steps;
+  steps.set_int_value(kSteps);
+  const BlockEdits edits =
+      Fit("magr", {{"alpha", alpha}, {"iterations", steps}});
+  EXPECT_EQ(edits.edits.size(), specs_.size());
+  for (const Edit& edit : edits.edits) {
+    ASSERT_EQ(edit.kind, EditKind::kReplace);
+    const std::string name = edit.tensor.substr(0, edit.tensor.rfind('.'));
+    const at::Tensor w = Weight(name).to(at::kDouble);
+    const at::Tensor x = tokens_.at(name).to(at::kDouble);
+    at::Tensor step = at::mm(x.t(), x);
+    step = step.div(std::get<0>(at::linalg_eigh(step)).max());
+    const double cut = kAlpha * w.square().mean().sqrt().item<double>();
+    at::Tensor moved = w;
+    for (int64_t i = 0; i < kSteps; ++i) {
+      const at::Tensor ahead = moved.sub(at::mm(moved.sub(w), step));
+      const at::Tensor groups = ahead.reshape({-1, 16});
+      moved = groups.sub(TextbookProjection(groups.div(cut), 1).mul(cut))
+                  .view(w.sizes());
+    }
+    const at::Tensor off = edit.operand.to(at::kDouble).sub(moved).abs();
+    EXPECT_LT(off.max().item<double>(), 1e-3 * w.abs().max().item<double>())
+        << name;
+  }
+}
+
+// What the method promises: the objective falls, and the outputs nearly stay.
+TEST_F(FittedTest, MagrMakesMaximaSmallerAndKeepsTheOutput) {
+  for (const Edit& edit : Fit("magr").edits) {
+    const std::string name = edit.tensor.substr(0, edit.tensor.rfind('.'));
+    const at::Tensor w = Weight(name);
+    const auto maxima = [](const at::Tensor& weight) {
+      return weight.view({-1, 16}).abs().amax(1).sum().item<double>();
+    };
+    EXPECT_LT(maxima(edit.operand), 0.99 * maxima(w)) << name;
+    EXPECT_LT(TokenEnergy(name, edit.operand.sub(w)),
+              1e-3 * TokenEnergy(name, w))
+        << name;
+  }
+}
+
 TEST_F(FittedTest, CancelIsSeen) {
   v1::Component component;
-  for (const char* id : {"awq", "clip", "smoothquant"}) {
+  for (const char* id : {"awq", "clip", "magr", "smoothquant"}) {
     component.set_id(id);
     base::CancelToken cancel;
     cancel.Cancel();
