@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -12,6 +13,7 @@
 #include "proto/spec/activation_rules.h"
 #include "proto/spec/canonical.h"
 #include "proto/spec/component_text.h"
+#include "proto/spec/module_components.h"
 #include "proto/spec/nearest.h"
 #include "proto/spec/params.h"
 #include "proto/spec/recipe_rules.h"
@@ -166,19 +168,53 @@ class CatalogCheck {
       if (!row.wq().empty()) {
         AddNamed(v1::SEAM_FORMAT, field + ".wq", row.wq());
       }
-      if (row.extra().empty()) continue;
-      v1::Component method = recipe_.method();
-      for (const auto& [name, value] : row.extra()) {
-        (*method.mutable_params())[name] = value;
-      }
-      const v1::ComponentEntry* entry =
-          FindEntry(catalog_, v1::SEAM_METHOD, method.id());
-      if (entry == nullptr) continue;
-      const absl::StatusOr<Params> params = Params::Resolve(method, *entry);
-      if (params.ok()) continue;
-      Violate(field + ".extra", "", "PARAMETER_INVALID",
-              params.status().message(), "");
+      if (!row.extra().empty()) Extra(field + ".extra", row);
     }
+  }
+
+  void Extra(const std::string& field, const v1::Override& row) {
+    const auto components =
+        ComponentsWith(recipe_, {row.extra().begin(), row.extra().end()});
+    if (!components.ok()) {
+      Violate(field, "", "PARAMETER_INVALID", components.status().message(),
+              "");
+      return;
+    }
+    ParamsOf(v1::SEAM_METHOD, field, components->method);
+    for (const v1::Component& transform : components->transforms) {
+      ParamsOf(v1::SEAM_TRANSFORM, field, transform);
+      if (IsAmong(row, transform) && ActsOnTheWholeModel(transform)) {
+        Violate(field, "", "PARAMETER_INVALID",
+                absl::StrCat(transform.id(),
+                             " acts on the whole model and has no parameters "
+                             "of single modules"),
+                "set them in transforms");
+      }
+    }
+  }
+
+  // Whether `row` has parameters for `transform`.
+  static bool IsAmong(const v1::Override& row, const v1::Component& transform) {
+    const std::string prefix = transform.id() + ".";
+    return std::any_of(
+        row.extra().begin(), row.extra().end(),
+        [&](const auto& item) { return absl::StartsWith(item.first, prefix); });
+  }
+
+  bool ActsOnTheWholeModel(const v1::Component& transform) const {
+    const v1::ComponentEntry* entry =
+        FindEntry(catalog_, v1::SEAM_TRANSFORM, transform.id());
+    return entry != nullptr && Provides(*entry, kWholeModelProperty);
+  }
+
+  // What is wrong with the parameters of a component that is there.
+  void ParamsOf(v1::Seam seam, const std::string& field,
+                const v1::Component& component) {
+    const v1::ComponentEntry* entry = FindEntry(catalog_, seam, component.id());
+    if (entry == nullptr) return;
+    const absl::StatusOr<Params> params = Params::Resolve(component, *entry);
+    if (params.ok()) return;
+    Violate(field, "", "PARAMETER_INVALID", params.status().message(), "");
   }
 
   // A strategy, and what its parameters name.

@@ -24,7 +24,7 @@ struct ModuleSettings {
   v1::WeightFormat weights;
   std::string activations;
   v1::ActivationRounding rounding;
-  // Method parameters for this module alone.
+  // Parameters for this module alone, see module_components.h.
   std::map<std::string, v1::Value> extra;
 };
 ModuleSettings SettingsFor(const v1::Recipe& recipe,

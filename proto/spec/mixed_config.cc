@@ -10,6 +10,7 @@
 #include "proto/spec/activation_rules.h"
 #include "proto/spec/document.h"
 #include "proto/spec/message_json.h"
+#include "proto/spec/module_components.h"
 #include "proto/spec/nearest.h"
 #include "proto/spec/violation.h"
 
@@ -49,9 +50,16 @@ void ApplyDefault(const json& value, v1::Recipe* recipe,
   if (row.has_group_size()) {
     recipe->mutable_weights()->set_group_size(row.group_size());
   }
-  for (const auto& [name, extra] : row.extra()) {
-    (*recipe->mutable_method()->mutable_params())[name] = extra;
+  const auto components =
+      ComponentsWith(*recipe, {row.extra().begin(), row.extra().end()});
+  if (!components.ok()) {
+    violations->push_back({"default.extra", "", "PARAMETER_INVALID",
+                           std::string(components.status().message()), ""});
+    return;
   }
+  *recipe->mutable_method() = components->method;
+  recipe->mutable_transforms()->Assign(components->transforms.begin(),
+                                       components->transforms.end());
 }
 
 }  // namespace

@@ -147,8 +147,8 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> ResolveJob(
   }
   ASSIGN_OR_RETURN(job->calibration, PlanCalibration(job->modules));
   ASSIGN_OR_RETURN(job->needs_tokens, NeedsTokens(job->modules));
-  job->needs_tokens =
-      job->needs_tokens || TransformsNeedTokens(*job) || job->mixed != nullptr;
+  ASSIGN_OR_RETURN(const bool fitted, TransformsNeedTokens(*job));
+  job->needs_tokens = job->needs_tokens || fitted || job->mixed != nullptr;
   return job;
 }
 

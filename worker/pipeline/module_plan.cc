@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/module_plan.h"
 
+#include <google/protobuf/util/message_differencer.h>
+
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -9,10 +12,13 @@
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "proto/spec/glob.h"
+#include "proto/spec/module_components.h"
 #include "worker/methods/method.h"
 
 namespace quantd::pipeline {
 namespace {
+
+using google::protobuf::util::MessageDifferencer;
 
 absl::Status Refuse(const std::string& module, absl::string_view reason,
                     absl::string_view message) {
@@ -55,12 +61,50 @@ absl::Status FillPlan(const v1::Recipe& recipe, ModulePlan* plan) {
     return base::AddContext(activations.status(), plan->name);
   }
   plan->activations = *std::move(activations);
-  plan->method = recipe.method();
-  for (const auto& [name, value] : settings.extra) {
-    (*plan->method.mutable_params())[name] = value;
+  auto components = spec::ComponentsWith(recipe, settings.extra);
+  if (!components.ok()) {
+    return base::AddContext(components.status(), plan->name);
   }
+  plan->method = std::move(components->method);
+  plan->transforms = std::move(components->transforms);
   return base::AddContext(methods::MakeMethod(plan->method).status(),
                           plan->name);
+}
+
+bool SameTransforms(const ModulePlan& one, const ModulePlan& other) {
+  return std::equal(one.transforms.begin(), one.transforms.end(),
+                    other.transforms.begin(), other.transforms.end(),
+                    [](const v1::Component& a, const v1::Component& b) {
+                      return MessageDifferencer::Equals(a, b);
+                    });
+}
+
+// Modules that read the same channels share what is made of these.
+absl::Status CheckTransforms(const models::Model& model,
+                             const std::vector<ModulePlan>& plans) {
+  std::map<std::string, const ModulePlan*> by_name;
+  for (const ModulePlan& plan : plans) {
+    if (plan.quantized) by_name[plan.name] = &plan;
+  }
+  for (int64_t block = 0; block < model.num_blocks(); ++block) {
+    for (const models::ScaleFold& fold : model.Folds(block).scales) {
+      const ModulePlan* first = nullptr;
+      for (const std::string& name : fold.consumers) {
+        const auto plan = by_name.find(name);
+        if (plan == by_name.end()) continue;
+        if (first == nullptr) first = plan->second;
+        if (SameTransforms(*first, *plan->second)) continue;
+        return base::MakeError(
+            absl::StatusCode::kInvalidArgument, "TRANSFORM_PARAMETERS_DIFFER",
+            absl::StrCat(name, " and ", first->name,
+                         " read the same channels and cannot have different "
+                         "parameters of a transform; give the override a "
+                         "pattern for both"),
+            {{"module", name}});
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 ModulePlan PlanFor(const models::LinearShape& shape, int64_t block) {
@@ -130,6 +174,9 @@ absl::StatusOr<std::vector<ModulePlan>> PlanModules(
     return base::MakeError(absl::StatusCode::kInvalidArgument,
                            "NOTHING_TO_QUANTIZE",
                            "the overrides skip every module of the model");
+  }
+  if (!recipe.transforms().empty()) {
+    RETURN_IF_ERROR(CheckTransforms(model, plans));
   }
   return plans;
 }

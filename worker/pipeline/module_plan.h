@@ -33,14 +33,16 @@ struct ModulePlan {
   formats::WeightSpec spec;
   // How its inputs are rounded; none where they are left alone.
   std::optional<formats::RowFormat> activations;
-  // The method with this module's parameters.
+  // The method and the transforms, in the recipe's order, with this module's
+  // parameters.
   v1::Component method;
+  std::vector<v1::Component> transforms;
 };
 
 // Every quantizable linear in forward order, the head last where the recipe
 // quantizes it. INVALID_ARGUMENT: PATTERN_MATCHES_NOTHING,
-// GROUP_SIZE_INVALID, NOTHING_TO_QUANTIZE, or what the registries say of
-// formats and parameters.
+// GROUP_SIZE_INVALID, NOTHING_TO_QUANTIZE, TRANSFORM_PARAMETERS_DIFFER, or what
+// the registries say of formats and parameters.
 absl::StatusOr<std::vector<ModulePlan>> PlanModules(const v1::Recipe& recipe,
                                                     const models::Model& model);
 

@@ -21,7 +21,6 @@
 #include "worker/pipeline/pipeline.h"
 #include "worker/pipeline/progress.h"
 #include "worker/pipeline/source_model.h"
-#include "worker/transforms/transform.h"
 
 namespace quantd::pipeline {
 
@@ -48,8 +47,6 @@ struct QuantizeJob {
   std::unique_ptr<MixedPlan> mixed;
   // How they were settled; empty where the recipe said them.
   v1::MixedReport mixed_report;
-  // In the recipe's order.
-  std::vector<std::unique_ptr<transforms::Transform>> transforms;
   std::vector<ModulePlan> modules;
   // How the quantized model's attention keeps keys and values; empty: as they
   // are.

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/transform_stage.h"
 
+#include <google/protobuf/util/message_differencer.h>
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -13,6 +19,7 @@
 namespace quantd::pipeline {
 namespace {
 
+using google::protobuf::util::MessageDifferencer;
 using transforms::Needs;
 
 bool IsFitted(const transforms::Transform& transform) {
@@ -20,26 +27,71 @@ bool IsFitted(const transforms::Transform& transform) {
 }
 
 bool LooksAtInputs(const transforms::Transform& transform) {
-  return transform.needs() == Needs::kMagnitudes ||
-         transform.needs() == Needs::kGram;
+  return transform.needs() >= Needs::kMagnitudes;
 }
 
-template <typename Predicate>
-bool AnyOf(const QuantizeJob& job, const Predicate& predicate) {
-  for (const auto& transform : job.transforms) {
-    if (predicate(*transform)) return true;
-  }
-  return false;
-}
-
-// The layouts of the block's linears that are going to be quantized.
-std::map<std::string, formats::WeightSpec> SpecsOf(const QuantizeJob& job,
-                                                   int64_t block) {
+// A fitted transform with the parameters that some linears have for it.
+struct Variant {
+  v1::Component component;
+  std::unique_ptr<transforms::Transform> transform;
+  // The layouts of those linears.
   std::map<std::string, formats::WeightSpec> specs;
-  for (const ModulePlan& plan : job.modules) {
-    if (plan.block == block && plan.quantized) specs[plan.name] = plan.spec;
+};
+
+// The variants of the recipe's transform `index` for those of `modules` that
+// are going to be quantized, in the order in which they come first; none of a
+// transform of the whole model. Their parameters have been checked.
+absl::StatusOr<std::vector<Variant>> VariantsOf(
+    size_t index, const std::vector<const ModulePlan*>& modules) {
+  std::vector<Variant> variants;
+  for (const ModulePlan* plan : modules) {
+    const v1::Component& component = plan->transforms[index];
+    auto variant = std::find_if(
+        variants.begin(), variants.end(), [&](const Variant& known) {
+          return MessageDifferencer::Equals(known.component, component);
+        });
+    if (variant == variants.end()) {
+      ASSIGN_OR_RETURN(auto transform, transforms::MakeTransform(component));
+      if (!IsFitted(*transform)) return variants;
+      variants.push_back({component, std::move(transform), {}});
+      variant = std::prev(variants.end());
+    }
+    variant->specs[plan->name] = plan->spec;
   }
-  return specs;
+  return variants;
+}
+
+// The variants of all transforms of the recipe, in its order.
+absl::StatusOr<std::vector<Variant>> AllVariants(
+    const QuantizeJob& job, const std::vector<const ModulePlan*>& modules) {
+  std::vector<Variant> all;
+  for (int i = 0; i < job.recipe.transforms_size(); ++i) {
+    ASSIGN_OR_RETURN(std::vector<Variant> variants,
+                     VariantsOf(static_cast<size_t>(i), modules));
+    std::move(variants.begin(), variants.end(), std::back_inserter(all));
+  }
+  return all;
+}
+
+// The linears outside of the head, or those of one block, that are going to be
+// quantized.
+std::vector<const ModulePlan*> Quantized(const QuantizeJob& job,
+                                         std::optional<int64_t> block = {}) {
+  std::vector<const ModulePlan*> modules;
+  for (const ModulePlan& plan : job.modules) {
+    if (!plan.quantized || plan.block == kHeadBlock) continue;
+    if (!block.has_value() || plan.block == *block) modules.push_back(&plan);
+  }
+  return modules;
+}
+
+// What one of them looks at of inputs; each need includes those before it.
+Needs MostNeeded(const std::vector<Variant>& variants) {
+  Needs most = Needs::kNoData;
+  for (const Variant& variant : variants) {
+    most = std::max(most, variant.transform->needs());
+  }
+  return most;
 }
 
 // Statistics gathered before the edits, as they are after them: the function
@@ -70,13 +122,16 @@ absl::Status ApplyModelTransforms(QuantizeJob& job) {
           component.id()));
       RETURN_IF_ERROR(MakeModelOf(&job.source, job.device));
     }
-    job.transforms.push_back(std::move(transform));
   }
   return absl::OkStatus();
 }
 
-bool TransformsNeedTokens(const QuantizeJob& job) {
-  return AnyOf(job, LooksAtInputs);
+absl::StatusOr<bool> TransformsNeedTokens(const QuantizeJob& job) {
+  ASSIGN_OR_RETURN(const std::vector<Variant> variants,
+                   AllVariants(job, Quantized(job)));
+  return std::any_of(variants.begin(), variants.end(), [](const Variant& v) {
+    return LooksAtInputs(*v.transform);
+  });
 }
 
 absl::Status RestoreEdits(QuantizeJob& job) {
@@ -100,31 +155,30 @@ absl::Status RestoreEdits(QuantizeJob& job) {
 absl::StatusOr<std::vector<transforms::Edit>> BlockTransformer::Fit(
     int64_t index, ActivationCache* cache) {
   std::vector<transforms::Edit> all;
-  if (!AnyOf(job_, IsFitted)) return all;
+  ASSIGN_OR_RETURN(const std::vector<Variant> variants,
+                   AllVariants(job_, Quantized(job_, index)));
+  if (variants.empty()) return all;
   models::Model& model = *job_.source.model;
   const int64_t length = job_.recipe.calibration().sequence_length();
   const models::BlockFolds folds = model.Folds(index);
-  const std::map<std::string, formats::WeightSpec> specs = SpecsOf(job_, index);
-  std::unique_ptr<models::Block> block;
+  ASSIGN_OR_RETURN(auto block, model.LoadBlock(index, length));
   Inputs inputs;
-  bool gathered = false;
-  for (size_t i = 0; i < job_.transforms.size(); ++i) {
-    const transforms::Transform& transform = *job_.transforms[i];
-    if (!IsFitted(transform)) continue;
-    const std::string& id = job_.recipe.transforms(static_cast<int>(i)).id();
+  if (cache != nullptr) {
+    ASSIGN_OR_RETURN(inputs, Gather(*block, MostNeeded(variants), *cache));
+  }
+  for (const Variant& variant : variants) {
+    const std::string& id = variant.component.id();
     job_.progress->Report(absl::StrCat("fitting ", id));
+    // As the variants before have made it.
     ASSIGN_OR_RETURN(block, model.LoadBlock(index, length));
-    if (!gathered && cache != nullptr && TransformsNeedTokens(job_)) {
-      ASSIGN_OR_RETURN(inputs, Gather(*block, *cache));
-      gathered = true;
-    }
     const transforms::BlockProblem problem = {
-        *block, folds, specs, inputs, [this](const std::string& tensor) {
+        *block, folds, variant.specs, inputs,
+        [this](const std::string& tensor) {
           checkpoints::CheckpointReader& reader = *job_.source.reader;
           return reader.Read(models::StoredName(reader, tensor));
         }};
     ASSIGN_OR_RETURN(const transforms::BlockEdits fitted,
-                     transform.FitBlock(problem, job_.cancel));
+                     variant.transform->FitBlock(problem, job_.cancel));
     RETURN_IF_ERROR(base::AddContext(job_.source.edits->Add(fitted.edits), id));
     all.insert(all.end(), fitted.edits.begin(), fitted.edits.end());
     Divide(fitted.divisors, inputs);
@@ -133,10 +187,9 @@ absl::StatusOr<std::vector<transforms::Edit>> BlockTransformer::Fit(
 }
 
 absl::StatusOr<BlockTransformer::Inputs> BlockTransformer::Gather(
-    const models::Block& block, ActivationCache& cache) {
-  const bool with_gram = AnyOf(job_, [](const transforms::Transform& t) {
-    return t.needs() == Needs::kGram;
-  });
+    const models::Block& block, Needs needs, ActivationCache& cache) {
+  if (needs < Needs::kMagnitudes) return Inputs();
+  const bool with_gram = needs == Needs::kGram;
   Accumulators accumulators;
   for (const models::Stage& stage : block.stages()) {
     auto& of_stage = accumulators.emplace_back();

@@ -17,13 +17,14 @@
 
 namespace quantd::pipeline {
 
-// Makes job.transforms from the recipe and lets those of the whole model edit
-// job.source, whose model is made anew; they stand before fitted ones
-// (proto/spec/catalog_rules.h). What the transforms say.
+// Lets the recipe's transforms of the whole model edit job.source, whose model
+// is made anew; they stand before fitted ones (proto/spec/catalog_rules.h).
+// What the transforms say.
 absl::Status ApplyModelTransforms(QuantizeJob& job);
 
-// True where a transform looks at a block's inputs.
-bool TransformsNeedTokens(const QuantizeJob& job);
+// True where a transform looks at a block's inputs. What the registry says of
+// parameters.
+absl::StatusOr<bool> TransformsNeedTokens(const QuantizeJob& job);
 
 // Adds the edits that the steps done so far have left. Weights that are going
 // to be quantized are read unrounded from here on.
@@ -35,7 +36,8 @@ class BlockTransformer {
   explicit BlockTransformer(QuantizeJob& job) : job_(job) {}
 
   // Fits every fitted transform to block `index`, in order, and adds its edits
-  // to the job's reader: load the block afterwards. `cache` is null where no
+  // to the job's reader: load the block afterwards. Linears that have other
+  // parameters for it are fitted by themselves. `cache` is null where no
   // transform looks at inputs; it is not changed. Empty where nothing is
   // fitted. FAILED_PRECONDITION, NUMERIC_TRANSFORM, where the inputs are not
   // finite and the policy is "fail".
@@ -48,6 +50,7 @@ class BlockTransformer {
   using Accumulators = std::vector<std::vector<calibration::InputAccumulator>>;
 
   absl::StatusOr<Inputs> Gather(const models::Block& block,
+                                transforms::Needs needs,
                                 ActivationCache& cache);
   absl::Status AddSequence(const models::Block& block,
                            models::SequenceState state,

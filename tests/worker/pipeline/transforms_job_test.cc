@@ -54,6 +54,7 @@ TEST_P(TransformResume, FromEveryStepGivesTheSameBytes) {
 INSTANTIATE_TEST_SUITE_P(Combinations, TransformResume,
                          testing::Values(Combination{{"awq", "clip"}, "rtn"},
                                          Combination{{"smoothquant"}, "gptq"},
+                                         Combination{{"magr"}, "gptq"},
                                          Combination{{"quarot"}, "gptq"},
                                          Combination{{"quarot", "awq"},
                                                      "rtn"}));
@@ -137,6 +138,58 @@ TEST(TransformsJobTest, OverridesDecideWhatScalesAreFittedTo) {
   ASSERT_TRUE(agent.Run().ok());
   EXPECT_EQ(agent.start_.committed(1).blobs().count("transform"), 1);
   EXPECT_EQ(agent.start_.committed(2).blobs().count("transform"), 0);
+}
+
+// What was fitted to block `block`.
+std::string Fitted(LocalAgent& agent, int block) {
+  return agent.start_.committed(1 + block).blobs().at("transform").sha256();
+}
+
+v1::JobSpec WithExtra(v1::JobSpec spec, const std::string& pattern,
+                      const std::string& key, double value) {
+  v1::Override& row = *RecipeOf(spec).add_overrides();
+  row.set_pattern(pattern);
+  (*row.mutable_extra())[key].set_double_value(value);
+  return spec;
+}
+
+TEST(TransformsJobTest, LayersMayHaveParametersOfTheirOwn) {
+  v1::JobSpec everywhere = Job({"smoothquant"});
+  (*RecipeOf(everywhere).mutable_transforms(0)->mutable_params())["alpha"]
+      .set_double_value(0.8);
+  LocalAgent all(everywhere);
+  ASSERT_TRUE(all.Run().ok());
+  LocalAgent first(WithExtra(Job({"smoothquant"}), "model.layers.0.*",
+                             "smoothquant.alpha", 0.8));
+  ASSERT_TRUE(first.Run().ok());
+  EXPECT_EQ(Fitted(first, 0), Fitted(all, 0));
+  EXPECT_NE(Fitted(first, 1), Fitted(all, 1));
+}
+
+TEST(TransformsJobTest, LayersThatShareAScaleShareItsParameters) {
+  LocalAgent agent(WithExtra(Job({"smoothquant"}),
+                             "model.layers.0.self_attn.q_proj",
+                             "smoothquant.alpha", 0.8));
+  const absl::Status status = agent.Run().status();
+  EXPECT_EQ(base::ErrorReason(status), "TRANSFORM_PARAMETERS_DIFFER");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("k_proj"));
+  EXPECT_EQ(agent.steps_run_, 0);
+}
+
+TEST(TransformsJobTest, ParametersOfLayersAreCheckedLikeOthers) {
+  const std::vector<std::pair<std::string, std::string>> wrong = {
+      {"awq.grid", "none called"},
+      {"smoothquant.alpha", "alpha"},
+      {"smoothquant.alfa", "alfa"},
+      {"quarot.rotate_values", "acts on the whole model"}};
+  for (const auto& [key, words] : wrong) {
+    LocalAgent agent(
+        WithExtra(Job({"quarot", "smoothquant"}), "model.layers.0.*", key, 7));
+    const absl::Status status = agent.Run().status();
+    EXPECT_EQ(base::ErrorReason(status), "RECIPE_INVALID") << key;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(words));
+    EXPECT_EQ(agent.steps_run_, 0);
+  }
 }
 
 TEST(TransformsJobTest, RoundingWithATransformOfWeightsAloneNeedsNoText) {
