@@ -94,6 +94,21 @@ void PrintLayersNotOk(const v1::JobReport& report, Table* table) {
   }
 }
 
+// How far rounding that was learned has come; empty where none was.
+std::string LearnedWords(const v1::JobReport& report) {
+  int curves = 0;
+  double left = 0;
+  for (const v1::LayerReport& layer : report.layers()) {
+    if (layer.loss_curve().empty()) continue;
+    ++curves;
+    left += layer.last_loss();
+  }
+  if (curves == 0) return "";
+  return absl::StrCat(Number(left / curves),
+                      " of plain rounding's loss is left, the mean of ", curves,
+                      curves == 1 ? " curve" : " curves");
+}
+
 std::string SizeWords(const v1::JobReport& report) {
   std::string words = absl::StrCat(Bytes(report.float_bytes()), " -> ",
                                    Bytes(report.quantized_bytes()));
@@ -167,6 +182,8 @@ void PrintReport(const v1::JobReport& report, const Terminal& terminal,
   if (report.layers_size() > 0) {
     table.AddRow({"layers", VerdictCounts(report)});
     PrintLayersNotOk(report, &table);
+    const std::string learned = LearnedWords(report);
+    if (!learned.empty()) table.AddRow({"learned", learned});
     table.AddRow(
         {"verified", absl::StrCat("reloaded from disk, largest logit "
                                   "difference ",

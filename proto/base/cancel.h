@@ -3,6 +3,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <limits>
 
 #include "absl/status/status.h"
 
@@ -11,15 +13,26 @@ namespace quantd::base {
 // Thread-safe. Shared by reference: whoever creates it outlives its readers.
 class CancelToken {
  public:
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  void Cancel() { CancelAfter(std::numeric_limits<int64_t>::min()); }
+  // From the given number of looks on it is cancelled: so that tests can end
+  // work at each place where it looks.
+  void CancelAfter(int64_t looks) {
+    last_look_.store(looks, std::memory_order_relaxed);
+  }
+  bool cancelled() const {
+    return looks_.fetch_add(1, std::memory_order_relaxed) >=
+           last_look_.load(std::memory_order_relaxed);
+  }
+  // How often it was asked.
+  int64_t looks() const { return looks_.load(std::memory_order_relaxed); }
   // CANCELLED once Cancel was called.
   absl::Status Check() const {
     return cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
   }
 
  private:
-  std::atomic<bool> cancelled_{false};
+  mutable std::atomic<int64_t> looks_{0};
+  std::atomic<int64_t> last_look_{std::numeric_limits<int64_t>::max()};
 };
 
 }  // namespace quantd::base

@@ -24,6 +24,8 @@ namespace {
 constexpr char kSymmetric[] = "symmetric";
 constexpr char kAsymmetric[] = "asymmetric";
 constexpr char kGrouped[] = "group_size>0";
+// A parameter of methods that draw numbers.
+constexpr char kSeed[] = "seed";
 
 absl::string_view SeamWord(v1::Seam seam) {
   switch (seam) {
@@ -347,6 +349,22 @@ absl::Status ResolveComponent(const v1::Catalog& catalog, v1::Seam seam,
   return absl::OkStatus();
 }
 
+// The recipe's seed for a method that draws numbers and was given none of its
+// own; 0 leaves the method's default, which is a published one.
+void SeedMethod(const v1::Catalog& catalog, v1::Recipe* recipe) {
+  v1::Component& method = *recipe->mutable_method();
+  const v1::ComponentEntry* entry =
+      FindEntry(catalog, v1::SEAM_METHOD, method.id());
+  if (recipe->seed() == 0 || entry == nullptr) return;
+  const bool draws = std::any_of(
+      entry->params().begin(), entry->params().end(),
+      [](const v1::Parameter& param) { return param.name() == kSeed; });
+  if (!draws || method.params().contains(kSeed)) return;
+  // As wide as such parameters are.
+  const auto seed = static_cast<uint32_t>(recipe->seed());
+  (*method.mutable_params())[kSeed].set_int_value(seed);
+}
+
 }  // namespace
 
 bool Applies(const v1::Requirement& requirement,
@@ -401,6 +419,7 @@ absl::StatusOr<v1::Recipe> ResolveRecipe(const v1::Recipe& recipe,
   for (v1::Component& component : *resolved.mutable_transforms()) {
     RETURN_IF_ERROR(ResolveComponent(catalog, v1::SEAM_TRANSFORM, &component));
   }
+  SeedMethod(catalog, &resolved);
   RETURN_IF_ERROR(
       ResolveComponent(catalog, v1::SEAM_METHOD, resolved.mutable_method()));
   v1::Component format = FormatComponent(resolved.weights());

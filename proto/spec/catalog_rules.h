@@ -45,7 +45,9 @@ std::vector<Violation> CheckJobSpec(const v1::JobSpec& spec,
 absl::Status ValidateJob(const v1::JobSpec& spec, const v1::Catalog& catalog);
 
 // `recipe` with the catalog's defaults written out for every parameter and
-// WithDefaults applied: two recipes mean the same where these are equal.
+// WithDefaults applied: two recipes mean the same where these are equal. A
+// method's parameter `seed` is by default the low 32 bits of the recipe's seed,
+// unless that is 0.
 // NOT_FOUND or INVALID_ARGUMENT for a recipe that CheckRecipe refuses.
 absl::StatusOr<v1::Recipe> ResolveRecipe(const v1::Recipe& recipe,
                                          const v1::Catalog& catalog);

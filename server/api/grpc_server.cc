@@ -17,7 +17,8 @@
 namespace quantd::api {
 namespace {
 
-constexpr int kMaxMessageBytes = 4 << 20;
+// A report of a large model has a curve for each of its thousands of layers.
+constexpr int kMaxMessageBytes = 32 << 20;
 constexpr size_t kMemoryBytes = size_t{512} << 20;
 
 // Both ends must agree on keepalive: peers may ping every 10 s, also without a

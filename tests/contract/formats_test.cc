@@ -19,8 +19,8 @@
 #include "tests/support/test_data.h"
 #include "worker/formats/format.h"
 #include "worker/models/linear.h"
-#include "worker/pipeline/block_file.h"
 #include "worker/pipeline/module_plan.h"
+#include "worker/steps/block_file.h"
 
 namespace quantd::contract {
 namespace {
@@ -217,14 +217,14 @@ TEST_P(FormatContract, TheModelRunsTheDequantizedWeights) {
 TEST_P(FormatContract, BlockFilesKeepIt) {
   const support::TemporaryDirectory folder;
   for (const int64_t columns : {192, 50, 1}) {
-    pipeline::QuantizedModules modules;
+    steps::QuantizedModules modules;
     for (const auto& [spec, linear] : RoundAll(RandomWeight(5, columns, 11))) {
       modules[LayoutName(spec)] = linear;
     }
     if (modules.empty()) continue;
     const std::string path = folder.File(absl::StrCat("block-", columns));
-    ASSERT_TRUE(pipeline::WriteBlockFile(path, modules).ok());
-    const auto back = pipeline::ReadBlockFile(path);
+    ASSERT_TRUE(steps::WriteBlockFile(path, modules).ok());
+    const auto back = steps::ReadBlockFile(path);
     ASSERT_TRUE(back.ok()) << back.status();
     ASSERT_EQ(back->size(), modules.size());
     for (const auto& [name, linear] : modules) {

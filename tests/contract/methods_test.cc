@@ -126,6 +126,25 @@ TEST_P(MethodContract, CancelIsSeen) {
   EXPECT_EQ(Solve(layer, spec).status().code(), absl::StatusCode::kCancelled);
 }
 
+TEST_P(MethodContract, ItEndsAtWhicheverLookIsTheFirstAfterCancel) {
+  const RandomLayer layer = MakeRandomLayer(48, 96, 200, 14);
+  const std::vector<WeightSpec> specs = LegalSpecs(GetParam());
+  for (const WeightSpec& spec : {specs.front(), specs.back()}) {
+    const int64_t before = cancel_.looks();
+    ASSERT_TRUE(Solve(layer, spec).ok());
+    const int64_t looks = cancel_.looks() - before;
+    ASSERT_GT(looks, 0) << LayoutName(spec);
+    for (const int64_t look : {int64_t{0}, int64_t{1}, looks / 2, looks - 1}) {
+      if (look >= looks) continue;
+      cancel_.CancelAfter(cancel_.looks() + look);
+      EXPECT_EQ(Solve(layer, spec).status().code(),
+                absl::StatusCode::kCancelled)
+          << LayoutName(spec) << ", look " << look << " of " << looks;
+    }
+    cancel_.CancelAfter(std::numeric_limits<int64_t>::max());
+  }
+}
+
 TEST_P(MethodContract, UnusableStatisticsEndInRoundingWithAVerdict) {
   if (!NeedsStatistics()) GTEST_SKIP() << "looks at no statistics";
   const RandomLayer layer = MakeRandomLayer(16, 96, 200, 8);

@@ -150,8 +150,14 @@ TEST(KillTest, RandomKillsOverManyJobsLoseNothing) {
   if (const char* wanted = getenv("QUANTD_KILLS")) {
     ASSERT_TRUE(absl::SimpleAtoi(wanted, &kills));
   }
-  const std::vector<v1::JobSpec> specs = {TinyJob("gptq", 4),
-                                          TinyJob("rtn", 3)};
+  std::vector<v1::JobSpec> specs = {TinyJob("gptq", 4), TinyJob("rtn", 3),
+                                    TinyJob("adaround", 3)};
+  (*specs.back()
+        .mutable_quantize()
+        ->mutable_recipe()
+        ->mutable_method()
+        ->mutable_params())["iterations"]
+      .set_int_value(40);
   std::vector<std::vector<std::string>> wanted;
   for (const v1::JobSpec& spec : specs) {
     wanted.push_back(UndisturbedDigests(spec));

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
+#include "proto/base/status_macros.h"
 #include "worker/kernels/operators.h"
 
 namespace quantd::calibration {
@@ -38,6 +39,16 @@ bool MirrorUpper(const at::Tensor& matrix) {
   return finite;
 }
 
+// Rows whose product with their own transpose, or with a Gram matrix, is some
+// 40 GFLOP; a device needs no second for all of them. Follows from the shape
+// alone, as the order of sums does from it.
+int64_t RowsAtATime(const at::Tensor& rows) {
+  constexpr int64_t kFlops = 40'000'000'000;
+  constexpr int64_t kLeast = 64;  // Fewer waste the product.
+  if (!rows.is_cpu()) return std::max<int64_t>(1, rows.size(0));
+  return std::max(kLeast, kFlops / (rows.size(1) * rows.size(1)));
+}
+
 absl::Status NotFinite(int64_t tokens) {
   return base::MakeError(
       absl::StatusCode::kInvalidArgument, "NON_FINITE_ACTIVATION",
@@ -57,16 +68,29 @@ GramAccumulator::GramAccumulator(int64_t in_features, at::Device device)
     : gram_(at::zeros({in_features, in_features},
                       at::TensorOptions(at::kFloat).device(device))) {}
 
-void GramAccumulator::Add(const at::Tensor& input) {
-  kernels::GramAdd(gram_, input);
+absl::Status GramAccumulator::Add(const at::Tensor& input,
+                                  const base::CancelToken& cancel) {
+  const int64_t step = RowsAtATime(input);
+  for (int64_t begin = 0; begin < input.size(0); begin += step) {
+    RETURN_IF_ERROR(cancel.Check());
+    kernels::GramAdd(gram_, input.slice(0, begin, begin + step));
+  }
   tokens_ += input.size(0);
+  return absl::OkStatus();
 }
 
-void GramAccumulator::AddDrift(const at::Tensor& input,
-                               const at::Tensor& reference) {
-  if (!drift_known_) return;
+absl::Status GramAccumulator::AddDrift(const at::Tensor& input,
+                                       const at::Tensor& reference,
+                                       const base::CancelToken& cancel) {
+  if (!drift_known_) return absl::OkStatus();
   if (!drift_.defined()) drift_ = at::zeros_like(gram_);
-  drift_.addmm_(reference.sub(input).t(), input);
+  const int64_t step = RowsAtATime(input);
+  for (int64_t begin = 0; begin < input.size(0); begin += step) {
+    RETURN_IF_ERROR(cancel.Check());
+    const at::Tensor rows = input.slice(0, begin, begin + step);
+    drift_.addmm_(reference.slice(0, begin, begin + step).sub(rows).t(), rows);
+  }
+  return absl::OkStatus();
 }
 
 void GramAccumulator::GiveUpDrift() {
@@ -83,6 +107,17 @@ absl::Status GramAccumulator::Finish(Statistics* statistics) {
   statistics->drift = std::exchange(drift_, at::Tensor());
   statistics->tokens = tokens_;
   return absl::OkStatus();
+}
+
+absl::StatusOr<double> Energy(const at::Tensor& rows, const at::Tensor& gram,
+                              const base::CancelToken& cancel) {
+  const int64_t step = RowsAtATime(rows);
+  double energy = 0;
+  for (int64_t begin = 0; begin < rows.size(0); begin += step) {
+    RETURN_IF_ERROR(cancel.Check());
+    energy += kernels::GramEnergy(rows.slice(0, begin, begin + step), gram);
+  }
+  return energy;
 }
 
 SquareAccumulator::SquareAccumulator(int64_t in_features, at::Device device)

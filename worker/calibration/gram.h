@@ -7,6 +7,8 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
 
 namespace quantd::calibration {
 
@@ -37,11 +39,13 @@ at::Tensor SquaresOf(const Statistics& statistics);
 class GramAccumulator {
  public:
   GramAccumulator(int64_t in_features, at::Device device);
-  // `input` float32 [tokens, in].
-  void Add(const at::Tensor& input);
+  // `input` float32 [tokens, in]. Polls `cancel` every half second of a core's
+  // work; CANCELLED leaves sums of no use.
+  absl::Status Add(const at::Tensor& input, const base::CancelToken& cancel);
   // The drift of tokens that were added: `reference`, of the same shape, is
   // what the float model has for them. Takes memory from the first call on.
-  void AddDrift(const at::Tensor& input, const at::Tensor& reference);
+  absl::Status AddDrift(const at::Tensor& input, const at::Tensor& reference,
+                        const base::CancelToken& cancel);
   // There are tokens whose drift is not known; there is none to be had then.
   void GiveUpDrift();
   // Mirrors the triangle and hands the statistics over. INVALID_ARGUMENT,
@@ -54,6 +58,12 @@ class GramAccumulator {
   bool drift_known_ = true;
   int64_t tokens_ = 0;
 };
+
+// tr(A G A^T) for rows A, float32 [out, in], and a Gram matrix G: products in
+// float32, their sum in float64. Polls `cancel` every half second of a core's
+// work.
+absl::StatusOr<double> Energy(const at::Tensor& rows, const at::Tensor& gram,
+                              const base::CancelToken& cancel);
 
 // Sums x^2 over tokens, by feature.
 class SquareAccumulator {

@@ -20,7 +20,8 @@ void InputStatistics::Divide(const at::Tensor& divisor) {
   second.gram = second.gram.div(factor.unsqueeze(0)).div_(factor.unsqueeze(1));
 }
 
-void InputAccumulator::Add(const at::Tensor& input) {
+absl::Status InputAccumulator::Add(const at::Tensor& input,
+                                   const base::CancelToken& cancel) {
   const at::Tensor magnitude = input.abs();
   const at::Tensor largest = magnitude.amax(0);
   const at::Tensor sum = magnitude.sum(0, /*keepdim=*/false, at::kDouble);
@@ -34,8 +35,9 @@ void InputAccumulator::Add(const at::Tensor& input) {
     largest_ = at::maximum(largest_, largest);
     sum_.add_(sum);
   }
-  if (gram_ != nullptr) gram_->Add(input);
+  if (gram_ != nullptr) RETURN_IF_ERROR(gram_->Add(input, cancel));
   tokens_ += input.size(0);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<InputStatistics> InputAccumulator::Finish() {

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "proto/base/cancel.h"
 #include "worker/calibration/gram.h"
 
 namespace quantd::calibration {
@@ -35,8 +36,8 @@ class InputAccumulator {
  public:
   InputAccumulator(bool with_gram, at::Device device)
       : with_gram_(with_gram), device_(device) {}
-  // `input` float32 [tokens, in].
-  void Add(const at::Tensor& input);
+  // `input` float32 [tokens, in]. CANCELLED, as of GramAccumulator.
+  absl::Status Add(const at::Tensor& input, const base::CancelToken& cancel);
   int64_t tokens() const { return tokens_; }
   // INVALID_ARGUMENT, NON_FINITE_ACTIVATION, where a value or a sum is not
   // finite or nothing was added.

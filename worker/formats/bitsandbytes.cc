@@ -106,12 +106,13 @@ class TableFormat : public LevelFormat {
   // Codes come from the scales before those are quantized, as bitsandbytes has
   // it.
   absl::StatusOr<QuantizedLinear> RoundToNearest(
-      const at::Tensor& weight, const WeightSpec& spec) const override {
+      const at::Tensor& weight, const WeightSpec& spec,
+      const base::CancelToken& cancel) const override {
     ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
     WeightSpec plain = spec;
     plain.params[kDoubleQuant].set_bool_value(false);
     ASSIGN_OR_RETURN(QuantizedLinear linear,
-                     LevelFormat::RoundToNearest(weight, plain));
+                     LevelFormat::RoundToNearest(weight, plain, cancel));
     if (params.GetBool(kDoubleQuant)) QuantizeScales(&linear);
     return linear;
   }

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
@@ -53,8 +54,8 @@ std::vector<Part> Cut(const at::Tensor& weight, int64_t group_size) {
   return parts;
 }
 
-at::Tensor Join(const std::vector<at::Tensor>& columns) {
-  return columns.size() == 1 ? columns[0].contiguous() : at::cat(columns, 1);
+at::Tensor Join(const std::vector<at::Tensor>& parts, int64_t dimension) {
+  return parts.size() == 1 ? parts[0].contiguous() : at::cat(parts, dimension);
 }
 
 // [out, groups] from one row per group.
@@ -62,8 +63,26 @@ at::Tensor PerGroup(const at::Tensor& rows, const Part& part) {
   return rows.cpu().view({-1, part.groups});
 }
 
+// Weights between two looks at the cancel token: some half second of one CPU
+// core, where ranges are searched for each group.
+constexpr int64_t kWeightsAtATime = int64_t{1} << 19;
+
+// Cuts [0, rows) so that each part has at most that many weights.
+template <typename Rows>
+absl::Status ForRows(const at::Tensor& weight, const base::CancelToken& cancel,
+                     const Rows& rows) {
+  const int64_t out = weight.size(0);
+  const int64_t step = std::max<int64_t>(1, kWeightsAtATime / weight.size(1));
+  for (int64_t begin = 0; begin < out; begin += step) {
+    RETURN_IF_ERROR(cancel.Check());
+    RETURN_IF_ERROR(rows(begin, std::min(step, out - begin)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
                               const WeightSpec& spec, float tensor_scale,
+                              const base::CancelToken& cancel,
                               QuantizedLinear* linear) {
   std::vector<at::Tensor> scales;
   std::vector<at::Tensor> zeros;
@@ -71,14 +90,23 @@ absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
     const WeightSpec own =
         SpecOfGroups(spec, part.first_group * linear->group_size, part.groups,
                      part.group_size);
-    ASSIGN_OR_RETURN(const Grid grid,
-                     format.ChooseGrid(GroupRows(part.columns, part.group_size),
-                                       own, tensor_scale));
-    scales.push_back(PerGroup(grid.scale, part));
-    if (grid.zero.defined()) zeros.push_back(PerGroup(grid.zero, part));
+    std::vector<at::Tensor> part_scales;
+    std::vector<at::Tensor> part_zeros;
+    const auto choose = [&](int64_t begin, int64_t count) -> absl::Status {
+      const at::Tensor rows = part.columns.narrow(0, begin, count);
+      ASSIGN_OR_RETURN(const Grid grid,
+                       format.ChooseGrid(GroupRows(rows, part.group_size), own,
+                                         tensor_scale));
+      part_scales.push_back(PerGroup(grid.scale, part));
+      if (grid.zero.defined()) part_zeros.push_back(PerGroup(grid.zero, part));
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(ForRows(weight, cancel, choose));
+    scales.push_back(Join(part_scales, 0));
+    if (!part_zeros.empty()) zeros.push_back(Join(part_zeros, 0));
   }
-  linear->scales = Join(scales);
-  if (!zeros.empty()) linear->zeros = Join(zeros);
+  linear->scales = Join(scales, 1);
+  if (!zeros.empty()) linear->zeros = Join(zeros, 1);
   return absl::OkStatus();
 }
 
@@ -105,23 +133,35 @@ absl::Status ChooseTensorGrid(const Format& format, const at::Tensor& weight,
 }
 
 // The codes nearest to `weight` on the grids of `linear`.
-at::Tensor NearestCodes(const Format& format, const at::Tensor& weight,
-                        const QuantizedLinear& linear) {
-  std::vector<at::Tensor> codes;
+absl::StatusOr<at::Tensor> NearestCodes(const Format& format,
+                                        const at::Tensor& weight,
+                                        const QuantizedLinear& linear,
+                                        const base::CancelToken& cancel) {
+  at::Tensor codes = at::empty({linear.out_features, linear.in_features},
+                               at::TensorOptions(at::kByte));
+  int64_t column = 0;
   for (const Part& part : Cut(weight, linear.group_size)) {
-    const auto rows = [&part](const at::Tensor& per_group) {
-      return per_group.narrow(1, part.first_group, part.groups)
-          .to(at::kFloat)
-          .flatten();
+    const int64_t width = part.groups * part.group_size;
+    const auto round = [&](int64_t begin, int64_t count) {
+      const auto of_rows = [&](const at::Tensor& per_group) {
+        return per_group.narrow(0, begin, count)
+            .narrow(1, part.first_group, part.groups)
+            .to(at::kFloat)
+            .flatten();
+      };
+      Grid grid{of_rows(linear.scales), at::Tensor()};
+      if (linear.zeros.defined()) grid.zero = of_rows(linear.zeros);
+      const at::Tensor rows = part.columns.narrow(0, begin, count);
+      codes.narrow(0, begin, count)
+          .narrow(1, column, width)
+          .copy_(format.Nearest(GroupRows(rows, part.group_size), grid)
+                     .view({count, -1}));
+      return absl::OkStatus();
     };
-    Grid grid{rows(linear.scales), at::Tensor()};
-    if (linear.zeros.defined()) grid.zero = rows(linear.zeros);
-    codes.push_back(
-        format.Nearest(GroupRows(part.columns, part.group_size), grid)
-            .cpu()
-            .view({linear.out_features, -1}));
+    RETURN_IF_ERROR(ForRows(weight, cancel, round));
+    column += width;
   }
-  return Join(codes);
+  return codes;
 }
 
 // `per_group` [out, groups] as [out, in].
@@ -163,7 +203,8 @@ at::Tensor Format::Values(const at::Tensor& codes) const {
 }
 
 absl::StatusOr<QuantizedLinear> Format::ChooseGrids(
-    const at::Tensor& weight, const WeightSpec& spec) const {
+    const at::Tensor& weight, const WeightSpec& spec,
+    const base::CancelToken& cancel) const {
   RETURN_IF_ERROR(CheckWeight(weight));
   RETURN_IF_ERROR(CheckLayout(spec));
   ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
@@ -172,15 +213,17 @@ absl::StatusOr<QuantizedLinear> Format::ChooseGrids(
   RETURN_IF_ERROR(
       HasTensorScope(params)
           ? ChooseTensorGrid(*this, weight, spec, tensor_scale, &linear)
-          : ChooseGroupGrids(*this, weight, spec, tensor_scale, &linear));
+          : ChooseGroupGrids(*this, weight, spec, tensor_scale, cancel,
+                             &linear));
   RETURN_IF_ERROR(Finish(spec, tensor_scale, &linear));
   return linear;
 }
 
 absl::StatusOr<QuantizedLinear> Format::RoundToNearest(
-    const at::Tensor& weight, const WeightSpec& spec) const {
-  ASSIGN_OR_RETURN(QuantizedLinear linear, ChooseGrids(weight, spec));
-  linear.codes = NearestCodes(*this, weight, linear);
+    const at::Tensor& weight, const WeightSpec& spec,
+    const base::CancelToken& cancel) const {
+  ASSIGN_OR_RETURN(QuantizedLinear linear, ChooseGrids(weight, spec, cancel));
+  ASSIGN_OR_RETURN(linear.codes, NearestCodes(*this, weight, linear, cancel));
   return linear;
 }
 
@@ -225,10 +268,17 @@ at::Tensor Dequantize(const QuantizedLinear& linear) {
   return values.mul_(SpreadGroups(linear.scales, linear));
 }
 
+absl::StatusOr<QuantizedLinear> RoundToNearest(
+    const at::Tensor& weight, const WeightSpec& spec,
+    const base::CancelToken& cancel) {
+  ASSIGN_OR_RETURN(const Format* format, FindFormat(spec.format));
+  return format->RoundToNearest(weight, spec, cancel);
+}
+
 absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
                                                const WeightSpec& spec) {
-  ASSIGN_OR_RETURN(const Format* format, FindFormat(spec.format));
-  return format->RoundToNearest(weight, spec);
+  const base::CancelToken never;
+  return RoundToNearest(weight, spec, never);
 }
 
 absl::Status CheckWeight(const at::Tensor& weight) {

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "proto/base/cancel.h"
 #include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
 #include "quantd/v1/recipe.pb.h"
@@ -98,12 +99,14 @@ class Format {
 
   // The grids of all groups of `weight`, float32 [out, in], in its column
   // order: a linear that lacks nothing but its codes. Errors as of ChooseGrid
-  // and CheckLayout.
-  absl::StatusOr<QuantizedLinear> ChooseGrids(const at::Tensor& weight,
-                                              const WeightSpec& spec) const;
+  // and CheckLayout; CANCELLED.
+  absl::StatusOr<QuantizedLinear> ChooseGrids(
+      const at::Tensor& weight, const WeightSpec& spec,
+      const base::CancelToken& cancel) const;
   // See the free function of this name.
   virtual absl::StatusOr<QuantizedLinear> RoundToNearest(
-      const at::Tensor& weight, const WeightSpec& spec) const;
+      const at::Tensor& weight, const WeightSpec& spec,
+      const base::CancelToken& cancel) const;
   // levels()[codes], float32, on the device of `codes`.
   virtual at::Tensor Values(const at::Tensor& codes) const;
   // The rule by which the fused integer kernels choose and use grids as
@@ -158,7 +161,12 @@ absl::Status CheckWeight(const at::Tensor& weight);
 
 // Rounds to nearest, ties to even, with the grids of `spec` chosen from the
 // weights themselves. `weight` is float32 [out, in]; the last group may be
-// short.
+// short. Polls `cancel` several times a second, but for the search of one range
+// for a whole tensor.
+absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
+                                               const WeightSpec& spec,
+                                               const base::CancelToken& cancel);
+// The same without an end before its end.
 absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
                                                const WeightSpec& spec);
 

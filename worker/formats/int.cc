@@ -70,10 +70,14 @@ class IntFormat : public Format {
   }
 
   absl::StatusOr<QuantizedLinear> RoundToNearest(
-      const at::Tensor& weight, const WeightSpec& spec) const override {
+      const at::Tensor& weight, const WeightSpec& spec,
+      const base::CancelToken& cancel) const override {
     RETURN_IF_ERROR(CheckWeight(weight));
     ASSIGN_OR_RETURN(const auto rule, IntegerRule(spec));
-    if (!rule.has_value()) return Format::RoundToNearest(weight, spec);
+    if (!rule.has_value()) {
+      return Format::RoundToNearest(weight, spec, cancel);
+    }
+    RETURN_IF_ERROR(cancel.Check());
     QuantizedLinear linear = LayoutOf(weight, spec);
     const kernels::RoundingOutput output = kernels::RoundToNearest(
         weight.cpu().contiguous(), linear.group_size, *rule);

@@ -7,13 +7,13 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "proto/base/cancel.h"
 #include "worker/formats/format.h"
+#include "worker/methods/loop_store.h"
 #include "worker/methods/method.h"
 
 namespace quantd::methods {
@@ -24,22 +24,6 @@ struct BlockLinear {
   // float32 [out, in].
   at::Tensor weight;
   formats::WeightSpec spec;
-};
-
-// Tensors that an optimisation goes on from, by name.
-using LoopState = std::map<std::string, at::Tensor>;
-
-// Where an optimisation keeps its state, so that a later process that is given
-// the same problem goes on from there. One thread.
-class LoopStore {
- public:
-  virtual ~LoopStore() = default;
-  // What was kept last, on the CPU; empty where there is nothing to go on from.
-  virtual LoopState Load() = 0;
-  // Whether so much would be lost by now that it is worth keeping.
-  virtual bool IsDue() = 0;
-  // Returns when the state is written; one that cannot be kept is no error.
-  virtual void Keep(const LoopState& state) = 0;
 };
 
 // Everything is on one device.
@@ -66,8 +50,8 @@ struct BlockProblem {
 class BlockMethod {
  public:
   virtual ~BlockMethod() = default;
-  // One solution per linear. Polls `cancel` between sequences. Errors as of
-  // Method::QuantizeLinear.
+  // One solution per linear; the loss curve, which they share, is the first's.
+  // Polls `cancel` between sequences. Errors as of Method::QuantizeLinear.
   virtual absl::StatusOr<std::vector<LinearSolution>> QuantizeBlock(
       const BlockProblem& problem, const base::CancelToken& cancel) const = 0;
 };

@@ -38,9 +38,10 @@ struct Layer {
 };
 
 // From the weights as they are, in the order they are in.
-absl::Status ChooseGrids(const ColumnRounding& rounding, Layer* layer) {
-  ASSIGN_OR_RETURN(layer->linear,
-                   layer->format->ChooseGrids(layer->weight, rounding.spec));
+absl::Status ChooseGrids(const ColumnRounding& rounding,
+                         const base::CancelToken& cancel, Layer* layer) {
+  ASSIGN_OR_RETURN(layer->linear, layer->format->ChooseGrids(
+                                      layer->weight, rounding.spec, cancel));
   const int64_t in = layer->weight.size(1);
   layer->column_group = at::arange(in, layer->weight.options().dtype(at::kInt))
                             .floor_divide(layer->linear.group_size);
@@ -59,7 +60,8 @@ void LeaveGridsOpen(const ColumnRounding& rounding, Layer* layer) {
       at::empty({out, groups}, layer->weight.options().dtype(at::kByte));
 }
 
-absl::StatusOr<Layer> Begin(const ColumnRounding& rounding) {
+absl::StatusOr<Layer> Begin(const ColumnRounding& rounding,
+                            const base::CancelToken& cancel) {
   Layer layer;
   ASSIGN_OR_RETURN(layer.format, formats::FindFormat(rounding.spec.format));
   ASSIGN_OR_RETURN(layer.rule, layer.format->IntegerRule(rounding.spec));
@@ -68,7 +70,9 @@ absl::StatusOr<Layer> Begin(const ColumnRounding& rounding) {
   const bool together = rounding.order.group_order.defined();
   layer.static_groups =
       rounding.static_groups || (together && !layer.rule.has_value());
-  if (layer.static_groups) RETURN_IF_ERROR(ChooseGrids(rounding, &layer));
+  if (layer.static_groups) {
+    RETURN_IF_ERROR(ChooseGrids(rounding, cancel, &layer));
+  }
   const at::Tensor& permutation = rounding.order.permutation;
   if (permutation.defined()) {
     layer.weight = layer.weight.index_select(1, permutation);
@@ -77,7 +81,7 @@ absl::StatusOr<Layer> Begin(const ColumnRounding& rounding) {
     if (layer.rule.has_value()) {
       LeaveGridsOpen(rounding, &layer);
     } else {
-      RETURN_IF_ERROR(ChooseGrids(rounding, &layer));
+      RETURN_IF_ERROR(ChooseGrids(rounding, cancel, &layer));
     }
   } else if (permutation.defined()) {
     layer.column_group = layer.column_group.index_select(0, permutation);
@@ -178,7 +182,7 @@ QuantizedLinear TakeResult(const ColumnRounding& rounding, const Layer& layer,
 absl::StatusOr<std::optional<QuantizedLinear>> RoundColumns(
     const ColumnRounding& rounding, const numerics::FeedbackFactor& factor,
     const base::CancelToken& cancel) {
-  ASSIGN_OR_RETURN(const Layer layer, Begin(rounding));
+  ASSIGN_OR_RETURN(const Layer layer, Begin(rounding, cancel));
   const kernels::ColumnLoop loop = MakeLoop(layer, factor, rounding.block_size);
   RETURN_IF_ERROR(RunLoop(layer, loop, cancel));
   if (!at::isfinite(loop.loss).all().item<bool>()) return std::nullopt;

@@ -211,7 +211,9 @@ class GptqMethod : public Method {
       const base::CancelToken& cancel) const override {
     RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
     const std::string trouble = StatisticsProblem(problem);
-    if (!trouble.empty()) return FallBackToNearest(problem, trouble);
+    if (!trouble.empty()) {
+      return FallBackToNearest(problem, trouble, cancel);
+    }
     return Solve(problem, cancel);
   }
 
@@ -243,7 +245,7 @@ class GptqMethod : public Method {
       if (problem.shared != nullptr) problem.shared->Keep(key, *own);
     }
     if (!prepared->trouble.empty()) {
-      return FallBackToNearest(problem, prepared->trouble);
+      return FallBackToNearest(problem, prepared->trouble, cancel);
     }
     return RunColumns(problem, *prepared, cancel);
   }
@@ -259,7 +261,8 @@ class GptqMethod : public Method {
                        Multiply(rounding.weight, prepared.spread, cancel));
       if (!at::isfinite(rounding.weight).all().item<bool>()) {
         return FallBackToNearest(
-            problem, "the layer's inputs have drifted beyond all bounds");
+            problem, "the layer's inputs have drifted beyond all bounds",
+            cancel);
       }
     }
     rounding.order = prepared.order;
@@ -268,8 +271,8 @@ class GptqMethod : public Method {
     ASSIGN_OR_RETURN(std::optional<formats::QuantizedLinear> linear,
                      RoundColumns(rounding, prepared.factor.factor, cancel));
     if (!linear.has_value()) {
-      return FallBackToNearest(problem,
-                               "error feedback grew beyond all bounds");
+      return FallBackToNearest(problem, "error feedback grew beyond all bounds",
+                               cancel);
     }
     LinearSolution solution;
     solution.linear = *std::move(linear);

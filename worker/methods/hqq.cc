@@ -5,6 +5,7 @@
 // where we differ from the published code.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/where.h>
@@ -92,6 +93,17 @@ struct Groups {
   at::Tensor scale = {};
   float max_code = 0;
 
+  int64_t size() const { return weight.size(1 - dim); }
+  // Views of groups [begin, begin + count).
+  Groups Part(int64_t begin, int64_t count) const {
+    Groups part = *this;
+    for (at::Tensor* tensor :
+         {&part.weight, &part.inverse, &part.zero, &part.scale}) {
+      *tensor = tensor->narrow(1 - dim, begin, count);
+    }
+    return part;
+  }
+
   at::Tensor Codes(const at::Tensor& z) const {
     return weight.mul(inverse).add_(z).round_().clamp_(0, max_code);
   }
@@ -163,6 +175,16 @@ Step Advance(const Groups& groups, const at::Tensor& zero, double beta,
       codes.sub(kept.mul_(groups.inverse)).mean(groups.dim, /*keepdim=*/true)};
 }
 
+// Groups small enough that all steps on them run inside the cache.
+constexpr int64_t kWeightsAtATime = int64_t{1} << 16;
+
+// As many groups of `members` weights; whole vectors of them, so that groups
+// that are columns are summed as among all others.
+int64_t GroupsAtATime(int64_t members) {
+  constexpr int64_t kLanes = 64;
+  return std::max(kLanes, kWeightsAtATime / members / kLanes * kLanes);
+}
+
 // What every group of a layer has in common.
 struct Grids {
   float max_code = 0;
@@ -180,6 +202,15 @@ struct Slab {
   Slab Rows(int64_t begin, int64_t end) const {
     return {weight.slice(0, begin, end), codes.slice(0, begin, end),
             scales.slice(0, begin, end), zeros.slice(0, begin, end)};
+  }
+  Slab Columns(int64_t begin, int64_t end) const {
+    return {weight.slice(1, begin, end), codes.slice(1, begin, end),
+            scales.slice(1, begin, end), zeros.slice(1, begin, end)};
+  }
+  // The same weights with the groups of axis 0 as columns.
+  Slab Folded(int64_t group_size) const {
+    return {weight.reshape({group_size, -1}), codes.view({group_size, -1}),
+            scales, zeros};
   }
 };
 
@@ -205,6 +236,8 @@ class HqqMethod : public Method {
   absl::Status SolveColumns(const Grids& grids, const Slab& rows,
                             const ColumnRange& range,
                             const base::CancelToken& cancel) const;
+  absl::Status SolveFolded(const Grids& grids, const Slab& folded,
+                           const base::CancelToken& cancel) const;
   absl::Status Solve(const base::CancelToken& cancel, Groups* groups) const;
   absl::Status SolveTogether(const base::CancelToken& cancel,
                              Groups* groups) const;
@@ -241,11 +274,20 @@ absl::Status HqqMethod::SolveTogether(const base::CancelToken& cancel,
                                       Groups* groups) const {
   float best = std::numeric_limits<float>::infinity();
   double beta = options_.beta;
+  const int64_t step = GroupsAtATime(groups->weight.size(groups->dim));
+  const at::Tensor errors = at::empty_like(groups->weight);
   for (int64_t i = 0; i < options_.iterations; ++i) {
-    RETURN_IF_ERROR(cancel.Check());
-    const Step step = Advance(*groups, groups->zero, beta, options_.lp_norm);
-    groups->zero = step.zero;
-    const float error = step.error.mean().item<float>();
+    const at::Tensor zero = at::empty_like(groups->zero);
+    for (int64_t begin = 0; begin < groups->size(); begin += step) {
+      RETURN_IF_ERROR(cancel.Check());
+      const int64_t count = std::min(step, groups->size() - begin);
+      const Groups part = groups->Part(begin, count);
+      const Step made = Advance(part, part.zero, beta, options_.lp_norm);
+      errors.narrow(1 - part.dim, begin, count).copy_(made.error);
+      zero.narrow(1 - part.dim, begin, count).copy_(made.zero);
+    }
+    groups->zero = zero;
+    const float error = errors.mean().item<float>();
     if (!(error < best)) break;
     best = error;
     beta *= options_.kappa;
@@ -261,9 +303,6 @@ absl::Status CheckAxis(const at::Tensor& weight, int64_t axis,
       absl::StrCat("groups of ", group_size, " do not divide ", weight.numel(),
                    " weights; use method.axis=1 or another group size"));
 }
-
-// Groups small enough that all steps on them run inside the cache.
-constexpr int64_t kWeightsAtATime = int64_t{1} << 16;
 
 formats::QuantizedLinear EmptyLinear(const LinearProblem& problem, int64_t axis,
                                      int64_t group_size) {
@@ -294,6 +333,19 @@ absl::Status HqqMethod::SolveSlab(const Grids& grids, const Slab& slab,
   slab.codes.copy_(groups.Codes(zero).view(slab.codes.sizes()));
   slab.scales.copy_(groups.scale.view(slab.scales.sizes()));
   slab.zeros.copy_(zero.view(slab.zeros.sizes()));
+  return absl::OkStatus();
+}
+
+// Groups that are columns.
+absl::Status HqqMethod::SolveFolded(const Grids& grids, const Slab& folded,
+                                    const base::CancelToken& cancel) const {
+  const int64_t groups = folded.weight.size(1);
+  const int64_t step =
+      options_.keep_best ? GroupsAtATime(folded.weight.size(0)) : groups;
+  for (int64_t begin = 0; begin < groups; begin += step) {
+    RETURN_IF_ERROR(SolveSlab(
+        grids, folded.Columns(begin, std::min(begin + step, groups)), cancel));
+  }
   return absl::OkStatus();
 }
 
@@ -335,10 +387,7 @@ absl::StatusOr<LinearSolution> HqqMethod::QuantizeLinear(
   const Slab all = {weight, solution.linear.codes, solution.linear.scales,
                     solution.linear.zeros};
   if (options_.axis == 0) {
-    RETURN_IF_ERROR(SolveSlab(
-        grids,
-        {weight.reshape({group_size, -1}), all.codes, all.scales, all.zeros},
-        cancel));
+    RETURN_IF_ERROR(SolveFolded(grids, all.Folded(group_size), cancel));
     return solution;
   }
   const int64_t whole = in / group_size * group_size;

@@ -8,7 +8,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +19,8 @@
 #include "quantd/v1/report.pb.h"
 #include "worker/calibration/gram.h"
 #include "worker/formats/format.h"
+#include "worker/methods/loop_store.h"
+#include "worker/methods/loss_curve.h"
 #include "worker/methods/shared_work.h"
 
 namespace quantd::methods {
@@ -56,6 +57,9 @@ struct LinearProblem {
   SharedWork* shared = nullptr;
   // May be empty.
   LossObserver observe = {};
+  // Null where nothing is kept. Only methods that take long over one layer look
+  // at it; what others make of whole layers is kept by the caller.
+  LoopStore* store = nullptr;
 };
 
 struct LinearSolution {
@@ -65,7 +69,10 @@ struct LinearSolution {
   std::string reason;
   // The damping fraction that the factorization succeeded with; 0 if unused.
   double damp = 0;
-  // Of an optimisation, as LossObserver has them; 0 if there was none.
+  // Of an optimisation, as LossObserver has them: from the first step's loss to
+  // the result's. Empty if there was none.
+  std::vector<LossPoint> loss_curve = {};
+  // Its ends; 0 if there was none.
   double first_loss = 0;
   double last_loss = 0;
 };
@@ -110,16 +117,22 @@ absl::StatusOr<std::unique_ptr<Method>> MakeMethod(
 
 // tr(A G A^T) for rows A of a weight, float32 [out, in], products in float32
 // and their sum in float64. Without a Gram matrix: the sum of squares, times
-// those of the inputs where they are known.
-double OutputEnergy(const at::Tensor& rows,
-                    const calibration::Statistics* statistics);
+// those of the inputs where they are known. CANCELLED.
+absl::StatusOr<double> OutputEnergy(const at::Tensor& rows,
+                                    const calibration::Statistics* statistics,
+                                    const base::CancelToken& cancel);
 
 // tr(D G D^T) / tr(W G W^T) with D = W - dequantized, the layer's relative
 // output error on the calibration tokens. `energy` is OutputEnergy of the
-// weight, where the caller has it.
+// weight. CANCELLED.
+absl::StatusOr<double> RelativeError(const at::Tensor& weight,
+                                     const formats::QuantizedLinear& linear,
+                                     const calibration::Statistics* statistics,
+                                     double energy,
+                                     const base::CancelToken& cancel);
+// The same all at once.
 double RelativeError(const at::Tensor& weight,
                      const formats::QuantizedLinear& linear,
-                     const calibration::Statistics* statistics,
-                     std::optional<double> energy = std::nullopt);
+                     const calibration::Statistics* statistics);
 
 }  // namespace quantd::methods

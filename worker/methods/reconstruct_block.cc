@@ -20,7 +20,7 @@ namespace {
 
 // Names in the state that is kept.
 constexpr char kStep[] = "step";
-constexpr char kFirstLoss[] = "first_loss";
+constexpr char kCurve[] = "curve";
 
 // Sequences in a shuffled order, shuffled again whenever all had their turn.
 class Batches {
@@ -61,7 +61,10 @@ class BlockLoop {
  public:
   BlockLoop(const BlockProblem& problem, const BlockSchedule& schedule,
             const base::CancelToken& cancel)
-      : problem_(problem), schedule_(schedule), cancel_(cancel) {}
+      : problem_(problem),
+        schedule_(schedule),
+        cancel_(cancel),
+        curve_(schedule.iterations) {}
 
   absl::StatusOr<std::vector<LinearSolution>> Run(const MakeVariables& make);
 
@@ -90,7 +93,7 @@ class BlockLoop {
   std::vector<LinearSolution> rounded_;
   std::vector<double> rounded_losses_;
   std::vector<std::unique_ptr<RoundingVariables>> variables_;
-  double first_loss_ = 0;
+  LossCurve curve_;
 };
 
 double Sum(const std::vector<double>& values) {
@@ -99,8 +102,9 @@ double Sum(const std::vector<double>& values) {
 
 absl::Status BlockLoop::Round() {
   for (const BlockLinear& linear : problem_.linears) {
-    ASSIGN_OR_RETURN(rounded_.emplace_back().linear,
-                     formats::RoundToNearest(linear.weight, linear.spec));
+    ASSIGN_OR_RETURN(
+        rounded_.emplace_back().linear,
+        formats::RoundToNearest(linear.weight, linear.spec, cancel_));
   }
   return absl::OkStatus();
 }
@@ -110,6 +114,7 @@ absl::StatusOr<std::vector<double>> BlockLoop::Losses(
   const at::NoGradGuard no_gradients;
   std::vector<at::Tensor> weights;
   for (size_t i = 0; i < solutions.size(); ++i) {
+    RETURN_IF_ERROR(cancel_.Check());
     weights.push_back(formats::Dequantize(solutions[i].linear)
                           .to(problem_.linears[i].weight.device()));
   }
@@ -131,6 +136,7 @@ absl::Status BlockLoop::MakeAll(const MakeVariables& make) {
     weights += linear.weight.numel();
   }
   for (size_t i = 0; i < rounded_.size(); ++i) {
+    RETURN_IF_ERROR(cancel_.Check());
     const BlockLinear& linear = problem_.linears[i];
     ASSIGN_OR_RETURN(auto variables, make({.weight = linear.weight,
                                            .rounded = rounded_[i].linear,
@@ -162,7 +168,7 @@ absl::StatusOr<double> BlockLoop::Backward(
 LoopState BlockLoop::StateBefore(int64_t step) {
   LoopState state;
   state[kStep] = at::full({1}, step, at::kLong);
-  state[kFirstLoss] = at::full({1}, first_loss_, at::kDouble);
+  state[kCurve] = curve_.State();
   for (size_t i = 0; i < variables_.size(); ++i) {
     for (const auto& [name, tensor] : variables_[i]->State()) {
       state[absl::StrCat(i, ".", name)] = *tensor;
@@ -174,37 +180,34 @@ LoopState BlockLoop::StateBefore(int64_t step) {
 int64_t BlockLoop::Resume() {
   if (problem_.store == nullptr) return 0;
   const LoopState kept = problem_.store->Load();
-  // Of the same names, types and shapes, or of some other problem.
-  for (const auto& [name, tensor] : StateBefore(0)) {
-    const auto found = kept.find(name);
-    if (found == kept.end() || found->second.sizes() != tensor.sizes() ||
-        found->second.scalar_type() != tensor.scalar_type()) {
-      return 0;
-    }
-  }
+  if (!Fits(kept, StateBefore(0))) return 0;
+  const int64_t step = kept.at(kStep).item<int64_t>();
+  if (step < 0 || step > schedule_.iterations) return 0;
   for (size_t i = 0; i < variables_.size(); ++i) {
     for (const auto& [name, tensor] : variables_[i]->State()) {
       *tensor = kept.at(absl::StrCat(i, ".", name)).to(tensor->device());
     }
   }
-  first_loss_ = kept.at(kFirstLoss).item<double>();
-  return kept.at(kStep).item<int64_t>();
+  curve_.Restore(kept.at(kCurve));
+  return step;
 }
 
 absl::Status BlockLoop::Turn(const std::vector<int64_t>& batch, int64_t step) {
   const bool last = step == schedule_.iterations;
   std::vector<at::Tensor> weights;
   for (const auto& variables : variables_) {
+    RETURN_IF_ERROR(cancel_.Check());
     ASSIGN_OR_RETURN(const at::Tensor weight, variables->Weight());
     weights.push_back(weight.detach().requires_grad_(true));
   }
   ASSIGN_OR_RETURN(const double loss, Backward(batch, weights));
-  if (step == 0) first_loss_ = loss;
-  if (problem_.observe && !last) {
-    problem_.observe(step, schedule_.iterations, loss);
+  if (!last) {
+    curve_.Add(step, loss);
+    if (problem_.observe) problem_.observe(step, schedule_.iterations, loss);
   }
   const at::NoGradGuard no_gradients;
   for (size_t i = 0; i < weights.size(); ++i) {
+    RETURN_IF_ERROR(cancel_.Check());
     variables_[i]->Judge(at::full({1}, loss, weights[i].options()));
     // An expert that no token of the batch reached has no gradient.
     const at::Tensor& gradient = weights[i].grad();
@@ -234,17 +237,19 @@ absl::StatusOr<std::vector<LinearSolution>> BlockLoop::Better() {
   }
   ASSIGN_OR_RETURN(const std::vector<double> losses, Losses(found));
   const double ratio = Sum(losses) / Sum(rounded_losses_);
-  for (std::vector<LinearSolution>* solutions : {&found, &rounded_}) {
-    for (LinearSolution& solution : *solutions) {
-      solution.first_loss = first_loss_;
-      solution.last_loss = std::min(ratio, 1.0);
-    }
+  std::vector<LinearSolution>& better = ratio < 1 ? found : rounded_;
+  curve_.Add(schedule_.iterations, ratio < 1 ? ratio : 1);
+  const std::vector<LossPoint> points = curve_.Points();
+  for (LinearSolution& solution : better) {
+    solution.first_loss = points.front().loss;
+    solution.last_loss = points.back().loss;
   }
+  better.front().loss_curve = points;
   if (problem_.observe) {
     problem_.observe(schedule_.iterations, schedule_.iterations,
-                     std::min(ratio, 1.0));
+                     points.back().loss);
   }
-  return ratio < 1 ? found : rounded_;
+  return std::move(better);
 }
 
 absl::StatusOr<std::vector<LinearSolution>> BlockLoop::Run(

@@ -2,15 +2,17 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/sum.h>
 
-#include "worker/kernels/operators.h"
+#include "proto/base/status_macros.h"
+#include "worker/calibration/gram.h"
 #include "worker/methods/method.h"
 
 namespace quantd::methods {
 
-double OutputEnergy(const at::Tensor& rows,
-                    const calibration::Statistics* statistics) {
+absl::StatusOr<double> OutputEnergy(const at::Tensor& rows,
+                                    const calibration::Statistics* statistics,
+                                    const base::CancelToken& cancel) {
   if (statistics != nullptr && statistics->gram.defined()) {
-    return kernels::GramEnergy(rows, statistics->gram);
+    return calibration::Energy(rows, statistics->gram, cancel);
   }
   at::Tensor energy = rows.square();
   if (statistics != nullptr && statistics->squares.defined()) {
@@ -19,17 +21,25 @@ double OutputEnergy(const at::Tensor& rows,
   return energy.sum(at::kDouble).item<double>();
 }
 
-double RelativeError(const at::Tensor& weight,
-                     const formats::QuantizedLinear& linear,
-                     const calibration::Statistics* statistics,
-                     std::optional<double> energy) {
+absl::StatusOr<double> RelativeError(const at::Tensor& weight,
+                                     const formats::QuantizedLinear& linear,
+                                     const calibration::Statistics* statistics,
+                                     double energy,
+                                     const base::CancelToken& cancel) {
   const at::Tensor difference =
       formats::Dequantize(linear).to(weight.device()).sub_(weight);
-  const double total =
-      energy.has_value() ? *energy : OutputEnergy(weight, statistics);
-  const double error = OutputEnergy(difference, statistics);
+  ASSIGN_OR_RETURN(const double error,
+                   OutputEnergy(difference, statistics, cancel));
   // A layer with no energy (all weights or inputs zero) loses none.
-  return total > 0 ? error / total : 0;
+  return energy > 0 ? error / energy : 0;
+}
+
+double RelativeError(const at::Tensor& weight,
+                     const formats::QuantizedLinear& linear,
+                     const calibration::Statistics* statistics) {
+  const base::CancelToken never;
+  return *RelativeError(weight, linear, statistics,
+                        *OutputEnergy(weight, statistics, never), never);
 }
 
 }  // namespace quantd::methods

@@ -51,7 +51,9 @@ class RtnMethod : public Method {
     if (by_inputs_) {
       RETURN_IF_ERROR(FindIntegerFormat(spec, "rtn by inputs").status());
       const std::string trouble = SquaresProblem(problem);
-      if (!trouble.empty()) return FallBackToNearest(problem, trouble);
+      if (!trouble.empty()) {
+        return FallBackToNearest(problem, trouble, cancel);
+      }
       const calibration::Statistics& statistics = *problem.statistics;
       spec.params["clip"].set_string_value("mse");
       spec.importance = calibration::SquaresOf(statistics)
@@ -60,7 +62,7 @@ class RtnMethod : public Method {
     }
     LinearSolution solution;
     ASSIGN_OR_RETURN(solution.linear,
-                     formats::RoundToNearest(problem.weight, spec));
+                     formats::RoundToNearest(problem.weight, spec, cancel));
     return solution;
   }
 

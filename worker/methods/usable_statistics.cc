@@ -49,11 +49,12 @@ std::string SquaresProblem(const LinearProblem& problem) {
   return MomentsProblem(squares);
 }
 
-absl::StatusOr<LinearSolution> FallBackToNearest(const LinearProblem& problem,
-                                                 std::string reason) {
+absl::StatusOr<LinearSolution> FallBackToNearest(
+    const LinearProblem& problem, std::string reason,
+    const base::CancelToken& cancel) {
   LinearSolution solution;
-  ASSIGN_OR_RETURN(solution.linear,
-                   formats::RoundToNearest(problem.weight, problem.spec));
+  ASSIGN_OR_RETURN(solution.linear, formats::RoundToNearest(
+                                        problem.weight, problem.spec, cancel));
   solution.verdict = v1::VERDICT_RTN_FALLBACK;
   solution.reason = std::move(reason);
   return solution;

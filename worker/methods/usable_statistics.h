@@ -25,7 +25,8 @@ std::string SquaresProblem(const LinearProblem& problem);
 
 // Plain rounding with the verdict RTN_FALLBACK. Errors as of
 // formats::RoundToNearest.
-absl::StatusOr<LinearSolution> FallBackToNearest(const LinearProblem& problem,
-                                                 std::string reason);
+absl::StatusOr<LinearSolution> FallBackToNearest(
+    const LinearProblem& problem, std::string reason,
+    const base::CancelToken& cancel);
 
 }  // namespace quantd::methods

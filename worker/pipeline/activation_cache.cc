@@ -149,7 +149,11 @@ absl::Status ForwardAll(const models::Block& block, const ActivationCache& from,
     RETURN_IF_ERROR(cancel.Check());
     models::SequenceState state;
     state.residual = from.Load(i).residual;
-    block.Forward(&state);
+    block.Begin(&state);
+    for (int64_t stage = 0; stage < std::ssize(block.stages()); ++stage) {
+      RETURN_IF_ERROR(cancel.Check());
+      block.Apply(stage, &state);
+    }
     state.input = at::Tensor();
     to->Store(i, state);
     progress->AddTokens(from.tokens());

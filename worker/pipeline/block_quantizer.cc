@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/block_quantizer.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -35,19 +36,33 @@ v1::LayerReport LayerOf(const ModulePlan& plan) {
 // The verdict and the errors of a solution beside those of plain rounding.
 absl::StatusOr<v1::LayerReport> Judge(const ModulePlan& plan,
                                       const methods::LinearProblem& problem,
-                                      const methods::LinearSolution& solution) {
+                                      const methods::LinearSolution& solution,
+                                      const base::CancelToken& cancel) {
   v1::LayerReport layer = LayerOf(plan);
   layer.set_verdict(solution.verdict);
   layer.set_reason(solution.reason);
   layer.set_damp(solution.damp);
-  ASSIGN_OR_RETURN(const formats::QuantizedLinear rounded,
-                   formats::RoundToNearest(problem.weight, problem.spec));
-  const double energy =
-      methods::OutputEnergy(problem.weight, problem.statistics);
-  layer.set_relative_error(methods::RelativeError(
-      problem.weight, solution.linear, problem.statistics, energy));
-  layer.set_rtn_relative_error(methods::RelativeError(
-      problem.weight, rounded, problem.statistics, energy));
+  layer.set_first_loss(solution.first_loss);
+  layer.set_last_loss(solution.last_loss);
+  for (const methods::LossPoint& point : solution.loss_curve) {
+    v1::LossPoint* row = layer.add_loss_curve();
+    row->set_step(point.step);
+    row->set_loss(point.loss);
+  }
+  ASSIGN_OR_RETURN(
+      const formats::QuantizedLinear rounded,
+      formats::RoundToNearest(problem.weight, problem.spec, cancel));
+  ASSIGN_OR_RETURN(
+      const double energy,
+      methods::OutputEnergy(problem.weight, problem.statistics, cancel));
+  ASSIGN_OR_RETURN(const double error,
+                   methods::RelativeError(problem.weight, solution.linear,
+                                          problem.statistics, energy, cancel));
+  ASSIGN_OR_RETURN(const double rtn_error,
+                   methods::RelativeError(problem.weight, rounded,
+                                          problem.statistics, energy, cancel));
+  layer.set_relative_error(error);
+  layer.set_rtn_relative_error(rtn_error);
   if (problem.statistics != nullptr) {
     layer.set_tokens(problem.statistics->tokens);
   }
@@ -82,7 +97,7 @@ absl::Status FallbackRefused(const v1::LayerReport& layer,
 absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::StagePass(
     const models::Block& block, int64_t stage, bool advance, Groups groups,
     const Streams& streams) {
-  GroupSums sums(groups, options_.device);
+  GroupSums sums(groups, options_.device, cancel_);
   const auto& stages = block.stages();
   // A further pass sees the same rows again.
   const bool ranges = advance && stage < std::ssize(stages) &&
@@ -112,7 +127,7 @@ absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::StagePass(
       }
       const std::vector<at::Tensor> inputs = block.Inputs(stage, state);
       if (ranges) ranges_->Add(stages[static_cast<size_t>(stage)], inputs);
-      sums.Add(stage, inputs, compared, tokens);
+      RETURN_IF_ERROR(sums.Add(stage, inputs, compared, tokens));
     }
     if (!advance) continue;
     cache->Store(i, state);
@@ -125,7 +140,7 @@ absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::StagePass(
 absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::BlockPass(
     const models::Block& block, bool first, Groups groups,
     const Streams& streams) {
-  GroupSums sums(groups, options_.device);
+  GroupSums sums(groups, options_.device, cancel_);
   const int64_t tokens = options_.sequence_length;
   const FloatReference& reference = streams.reference;
   const auto& stages = block.stages();
@@ -143,6 +158,7 @@ absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::BlockPass(
       reference.block->Begin(&float_state);
     }
     for (int64_t stage = 0; stage < end; ++stage) {
+      RETURN_IF_ERROR(cancel_.Check());
       const models::Stage& here = stages[static_cast<size_t>(stage)];
       if (stage > 0) block.Apply(stage - 1, &state);
       std::vector<at::Tensor> compared;
@@ -154,7 +170,7 @@ absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::BlockPass(
       if (!ranges && !sums.Wants(stage)) continue;
       const std::vector<at::Tensor> inputs = block.Inputs(stage, state);
       if (ranges) ranges_->Add(here, inputs);
-      sums.Add(stage, inputs, compared, tokens);
+      RETURN_IF_ERROR(sums.Add(stage, inputs, compared, tokens));
     }
     progress_.AddTokens(tokens);
   }
@@ -289,59 +305,84 @@ absl::Status BlockQuantizer::ReportRange(const InputRanges& ranges,
 }
 
 absl::StatusOr<methods::LinearSolution> BlockQuantizer::Solve(
-    const std::string& name, const methods::Method& method,
-    methods::LinearProblem problem) {
+    const std::string& name, const LinearInput& input,
+    methods::LinearProblem problem, const QuantizedBlock& done) {
+  if (!input.unusable.empty()) {
+    return methods::FallBackToNearest(problem, input.unusable, cancel_);
+  }
   const auto solved = solved_.find(name);
   if (solved != solved_.end()) return std::move(solved->second);
   problem.observe = [this](int64_t step, int64_t steps, double loss) {
     progress_.ReportLoss(step, steps, loss);
   };
-  return method.QuantizeLinear(problem, cancel_);
+  const auto store = kept_->StoreOf(name, {done.modules, done.layers});
+  problem.store = store.get();
+  return input.method.QuantizeLinear(problem, cancel_);
+}
+
+absl::StatusOr<steps::SolvedLinear> BlockQuantizer::QuantizeLinear(
+    const ModulePlan& plan, const at::Tensor& weight, const LinearInput& input,
+    const QuantizedBlock& done) {
+  const absl::Duration began = base::Clock::Real().Monotonic();
+  const methods::LinearProblem problem{.weight = weight,
+                                       .statistics = input.statistics,
+                                       .spec = plan.spec,
+                                       .shared = input.shared};
+  absl::StatusOr<methods::LinearSolution> solution =
+      Solve(plan.name, input, problem, done);
+  if (!solution.ok()) return base::AddContext(solution.status(), plan.name);
+  steps::SolvedLinear solved;
+  ASSIGN_OR_RETURN(solved.layer, Judge(plan, problem, *solution, cancel_));
+  solved.layer.set_seconds(
+      absl::ToDoubleSeconds(base::Clock::Real().Monotonic() - began));
+  solved.linear = std::move(solution->linear);
+  return solved;
+}
+
+absl::Status BlockQuantizer::NoteFallback(const v1::LayerReport& layer,
+                                          const LinearInput& input,
+                                          QuantizedBlock* out) {
+  const at::Tensor gram =
+      input.statistics == nullptr ? at::Tensor() : input.statistics->gram;
+  if (!options_.allow_fallback) {
+    failure_ = {layer, gram};
+    failure_.layer.set_verdict(v1::VERDICT_FAILED);
+    return FallbackRefused(layer, gram);
+  }
+  // Nothing is wrong with a matrix of too few tokens.
+  if (gram.defined() && !input.too_few) {
+    out->rejected_grams[layer.name()] = gram;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status BlockQuantizer::RunLinear(
     const ModulePlan& plan, const models::Linear& linear,
     const absl::StatusOr<calibration::Statistics>& statistics,
     methods::SharedWork* shared, QuantizedBlock* out) {
-  const absl::Duration began = base::Clock::Real().Monotonic();
   ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
-  const at::Tensor weight = linear.DenseWeight();
-  methods::LinearProblem problem{
-      .weight = weight, .spec = plan.spec, .shared = shared};
+  LinearInput input{.method = *method, .shared = shared};
   const bool wanted = method->needs() != methods::Needs::kNothing;
-  std::string unusable;
-  bool too_few = false;
   if (wanted && statistics.ok()) {
-    problem.statistics = &*statistics;
-    unusable = methods::TooFewTokens(*statistics, method->min_tokens());
-    too_few = !unusable.empty();
+    input.statistics = &*statistics;
+    input.unusable = methods::TooFewTokens(*statistics, method->min_tokens());
+    input.too_few = !input.unusable.empty();
   } else if (wanted) {
-    unusable = std::string(statistics.status().message());
+    input.unusable = std::string(statistics.status().message());
   }
-  absl::StatusOr<methods::LinearSolution> solution =
-      unusable.empty() ? Solve(plan.name, *method, problem)
-                       : methods::FallBackToNearest(problem, unusable);
-  if (!solution.ok()) return base::AddContext(solution.status(), plan.name);
-
-  ASSIGN_OR_RETURN(v1::LayerReport layer, Judge(plan, problem, *solution));
-  const at::Tensor gram =
-      problem.statistics == nullptr ? at::Tensor() : problem.statistics->gram;
-  layer.set_seconds(
-      absl::ToDoubleSeconds(base::Clock::Real().Monotonic() - began));
-  progress_.SetLoss(layer.relative_error());
-  if (solution->verdict == v1::VERDICT_RTN_FALLBACK) {
-    if (!options_.allow_fallback) {
-      failure_ = {layer, gram};
-      failure_.layer.set_verdict(v1::VERDICT_FAILED);
-      return FallbackRefused(layer, gram);
-    }
-    // Nothing is wrong with a matrix of too few tokens.
-    if (gram.defined() && !too_few) {
-      out->rejected_grams[plan.name] = gram;
-    }
+  std::optional<steps::SolvedLinear> solved = kept_->Take(LayerOf(plan));
+  const bool fresh = !solved.has_value();
+  if (fresh) {
+    ASSIGN_OR_RETURN(solved,
+                     QuantizeLinear(plan, linear.DenseWeight(), input, *out));
   }
-  out->layers.push_back(std::move(layer));
-  out->modules[plan.name] = std::move(solution->linear);
+  progress_.SetLoss(solved->layer.relative_error());
+  if (solved->layer.verdict() == v1::VERDICT_RTN_FALLBACK) {
+    RETURN_IF_ERROR(NoteFallback(solved->layer, input, out));
+  }
+  out->layers.push_back(std::move(solved->layer));
+  out->modules[plan.name] = std::move(solved->linear);
+  if (fresh) kept_->Keep({out->modules, out->layers});
   return absl::OkStatus();
 }
 

@@ -22,17 +22,18 @@
 #include "worker/methods/shared_work.h"
 #include "worker/models/model.h"
 #include "worker/pipeline/activation_cache.h"
-#include "worker/pipeline/block_file.h"
 #include "worker/pipeline/block_reconstruction.h"
 #include "worker/pipeline/input_groups.h"
 #include "worker/pipeline/input_ranges.h"
 #include "worker/pipeline/module_plan.h"
 #include "worker/pipeline/progress.h"
+#include "worker/steps/block_file.h"
+#include "worker/steps/kept_linears.h"
 
 namespace quantd::pipeline {
 
 struct QuantizedBlock {
-  QuantizedModules modules;
+  steps::QuantizedModules modules;
   // In forward order.
   std::vector<v1::LayerReport> layers;
   // The Gram matrices that could not be used, by module.
@@ -83,6 +84,13 @@ class BlockQuantizer {
   // What linears of the next Run have become already, rounded together.
   void Take(BlockSolutions solved) { solved_ = std::move(solved); }
 
+  // From here on linears that an earlier process quantized are taken from
+  // `store`, and what this one makes is kept there where that is due. Null:
+  // nothing is kept.
+  void KeepIn(methods::LoopStore* store) {
+    kept_ = std::make_unique<steps::KeptLinears>(store);
+  }
+
   // Quantizes a single linear, the head among them. `shared` belongs to the
   // statistics.
   absl::Status RunLinear(const ModulePlan& plan, const models::Linear& linear,
@@ -100,6 +108,17 @@ class BlockQuantizer {
  private:
   using Plans = std::map<std::string, ModulePlan>;
   using Groups = absl::Span<const InputGroup>;
+  // What a linear is quantized by.
+  struct LinearInput {
+    const methods::Method& method;
+    // Null where there are none or the method looks at none.
+    const calibration::Statistics* statistics = nullptr;
+    methods::SharedWork* shared = nullptr;
+    // Why the method is not asked; empty where it is.
+    std::string unusable = {};
+    // Nothing is wrong with the statistics but the number of their tokens.
+    bool too_few = false;
+  };
   struct Streams {
     ActivationCache* cache = nullptr;
     FloatReference reference = {};
@@ -129,16 +148,27 @@ class BlockQuantizer {
   absl::Status Replace(models::Block& block, const InputGroup& group,
                        const Plans& plans, const QuantizedBlock& done) const;
 
+  // Whatever was kept of it; `done`: the linears before.
+  absl::StatusOr<steps::SolvedLinear> QuantizeLinear(
+      const ModulePlan& plan, const at::Tensor& weight,
+      const LinearInput& input, const QuantizedBlock& done);
   // What Take left of `name`, else what the method makes of the problem.
   absl::StatusOr<methods::LinearSolution> Solve(const std::string& name,
-                                                const methods::Method& method,
-                                                methods::LinearProblem problem);
+                                                const LinearInput& input,
+                                                methods::LinearProblem problem,
+                                                const QuantizedBlock& done);
+  // A layer that was rounded to nearest for want of better. NUMERIC_LAYER where
+  // that ends the job.
+  absl::Status NoteFallback(const v1::LayerReport& layer,
+                            const LinearInput& input, QuantizedBlock* out);
 
   const Options options_;
   const base::CancelToken& cancel_;
   ProgressReporter& progress_;
   LayerFailure failure_;
   BlockSolutions solved_;
+  std::unique_ptr<steps::KeptLinears> kept_ =
+      std::make_unique<steps::KeptLinears>(nullptr);
   // Of the block of the current Run.
   std::unique_ptr<InputRanges> ranges_;
 };

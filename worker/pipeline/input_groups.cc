@@ -13,14 +13,15 @@ using methods::Needs;
 
 // Adds the drift of `rows` where the float model has the same tokens there: an
 // expert may have been sent others, but all of them are the same.
-void AddDrift(const at::Tensor& rows, const at::Tensor& reference,
-              int64_t tokens, calibration::GramAccumulator* gram) {
-  if (rows.size(0) == 0 && reference.size(0) == 0) return;
+absl::Status AddDrift(const at::Tensor& rows, const at::Tensor& reference,
+                      int64_t tokens, const base::CancelToken& cancel,
+                      calibration::GramAccumulator* gram) {
+  if (rows.size(0) == 0 && reference.size(0) == 0) return absl::OkStatus();
   if (rows.size(0) == tokens && reference.size(0) == tokens) {
-    gram->AddDrift(rows, reference);
-  } else {
-    gram->GiveUpDrift();
+    return gram->AddDrift(rows, reference, cancel);
   }
+  gram->GiveUpDrift();
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -62,8 +63,9 @@ size_t GroupsWithin(absl::Span<const InputGroup> groups, int64_t bytes) {
   return count;
 }
 
-GroupSums::GroupSums(absl::Span<const InputGroup> groups, at::Device device)
-    : groups_(groups), sums_(groups.size()) {
+GroupSums::GroupSums(absl::Span<const InputGroup> groups, at::Device device,
+                     const base::CancelToken& cancel)
+    : groups_(groups), cancel_(cancel), sums_(groups.size()) {
   for (size_t g = 0; g < groups.size(); ++g) {
     if (groups[g].needs >= Needs::kGram) {
       sums_[g].gram.emplace(groups[g].width, device);
@@ -80,19 +82,25 @@ bool GroupSums::Wants(int64_t stage) const {
       });
 }
 
-void GroupSums::Add(int64_t stage, const std::vector<at::Tensor>& inputs,
-                    const std::vector<at::Tensor>& reference, int64_t tokens) {
+absl::Status GroupSums::Add(int64_t stage,
+                            const std::vector<at::Tensor>& inputs,
+                            const std::vector<at::Tensor>& reference,
+                            int64_t tokens) {
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (groups_[g].stage != stage) continue;
     const size_t input = static_cast<size_t>(groups_[g].input);
     const at::Tensor& rows = inputs[input];
     Sums& sums = sums_[g];
-    if (sums.gram.has_value() && rows.size(0) > 0) sums.gram->Add(rows);
+    if (sums.gram.has_value() && rows.size(0) > 0) {
+      RETURN_IF_ERROR(sums.gram->Add(rows, cancel_));
+    }
     if (sums.squares.has_value() && rows.size(0) > 0) sums.squares->Add(rows);
     if (groups_[g].needs == Needs::kGramAndDrift && !reference.empty()) {
-      AddDrift(rows, reference[input], tokens, &*sums.gram);
+      RETURN_IF_ERROR(
+          AddDrift(rows, reference[input], tokens, cancel_, &*sums.gram));
     }
   }
+  return absl::OkStatus();
 }
 
 std::vector<GroupStatistics> GroupSums::Finish(int64_t sampled_tokens) {

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "proto/base/cancel.h"
 #include "worker/calibration/gram.h"
 #include "worker/methods/method.h"
 #include "worker/models/model.h"
@@ -45,17 +46,18 @@ size_t GroupsWithin(absl::Span<const InputGroup> groups, int64_t bytes);
 using GroupStatistics = absl::StatusOr<calibration::Statistics>;
 
 // The sums of some groups, in one pass over the sequences. One thread; the
-// groups outlive it.
+// groups and the token outlive it.
 class GroupSums {
  public:
-  GroupSums(absl::Span<const InputGroup> groups, at::Device device);
+  GroupSums(absl::Span<const InputGroup> groups, at::Device device,
+            const base::CancelToken& cancel);
 
   // Whether anything is summed up at `stage`.
   bool Wants(int64_t stage) const;
   // The rows of one sequence of `tokens` tokens. `reference`: the same of the
-  // float model; empty where nobody compares.
-  void Add(int64_t stage, const std::vector<at::Tensor>& inputs,
-           const std::vector<at::Tensor>& reference, int64_t tokens);
+  // float model; empty where nobody compares. CANCELLED.
+  absl::Status Add(int64_t stage, const std::vector<at::Tensor>& inputs,
+                   const std::vector<at::Tensor>& reference, int64_t tokens);
   // In the order of the groups; nothing summed is nothing wrong.
   std::vector<GroupStatistics> Finish(int64_t sampled_tokens);
 
@@ -66,6 +68,7 @@ class GroupSums {
   };
 
   const absl::Span<const InputGroup> groups_;
+  const base::CancelToken& cancel_;
   std::vector<Sums> sums_;
 };
 

@@ -183,12 +183,14 @@ MeasureLoop::Pass(const models::Block& block,
     models::SequenceState state = cache_->Load(i);
     block.Begin(&state);
     for (int64_t stage = 0; stage < end; ++stage) {
+      RETURN_IF_ERROR(job_.cancel.Check());
       std::vector<at::Tensor> rows;
       for (size_t g = 0; g < inputs.size(); ++g) {
         if (inputs[g].stage != stage) continue;
         if (rows.empty()) rows = block.Inputs(stage, state);
         const at::Tensor& read = rows[static_cast<size_t>(inputs[g].input)];
-        if (read.size(0) > 0) grams[g].Add(read);
+        if (read.size(0) == 0) continue;
+        RETURN_IF_ERROR(grams[g].Add(read, job_.cancel));
       }
       if (advance) {
         Apply(block, stage, &state);
@@ -240,19 +242,22 @@ absl::Status MeasureLoop::MeasureModule(
   const bool usable = statistics.ok() && statistics->tokens > 0;
   const calibration::Statistics* looked_at = usable ? &*statistics : nullptr;
   const at::Tensor weight = linear.DenseWeight();
-  const double energy = methods::OutputEnergy(weight, looked_at);
+  ASSIGN_OR_RETURN(const double energy,
+                   methods::OutputEnergy(weight, looked_at, job_.cancel));
   const double all = static_cast<double>(cache_->sequences() * length_);
   const double reach =
       usable ? static_cast<double>(statistics->tokens) / all : 1 / all;
   module->losses.clear();
   for (const formats::WeightSpec& spec : job_.mixed->specs.at(module->name)) {
     RETURN_IF_ERROR(job_.cancel.Check());
-    const auto rounded = formats::RoundToNearest(weight, spec);
+    const auto rounded = formats::RoundToNearest(weight, spec, job_.cancel);
     if (!rounded.ok()) {
       return base::AddContext(rounded.status(), module->name);
     }
-    module->losses.push_back(
-        methods::RelativeError(weight, *rounded, looked_at, energy) * reach);
+    ASSIGN_OR_RETURN(const double error,
+                     methods::RelativeError(weight, *rounded, looked_at, energy,
+                                            job_.cancel));
+    module->losses.push_back(error * reach);
   }
   return absl::OkStatus();
 }
@@ -301,7 +306,7 @@ absl::Status MeasureLoop::MeasureHead() {
     RETURN_IF_ERROR(job_.cancel.Check());
     ASSIGN_OR_RETURN(const at::Tensor input,
                      model_.FinalNorm(cache_->Load(i).residual));
-    gram.Add(input);
+    RETURN_IF_ERROR(gram.Add(input, job_.cancel));
     job_.progress->AddTokens(length_);
   }
   absl::StatusOr<calibration::Statistics> statistics =

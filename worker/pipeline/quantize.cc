@@ -15,6 +15,7 @@
 #include "worker/pipeline/quantize_job.h"
 #include "worker/pipeline/simulated_linear.h"
 #include "worker/pipeline/transform_stage.h"
+#include "worker/steps/step_checkpoint.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -39,6 +40,8 @@ class BlockLoop {
   absl::Status Run();
 
  private:
+  // What is kept from here on is of the journal's next step.
+  void BeginCheckpoint();
   absl::Status RunBlock(int64_t block);
   absl::StatusOr<QuantizedBlock> Quantize(int64_t index, models::Block& block);
   absl::Status RunHead();
@@ -62,7 +65,7 @@ class BlockLoop {
   const int64_t sequence_length_;
   BlockQuantizer quantizer_;
   BlockTransformer transformer_;
-  StepCheckpoint checkpoint_;
+  steps::StepCheckpoint checkpoint_;
   // Null where nothing looks at inputs.
   std::unique_ptr<ActivationCache> cache_;
   // The float model's, beside it; null where no method compares the two.
@@ -190,12 +193,16 @@ bool BlockLoop::ActivationsNeededAfter(int64_t block) const {
          job_.modules.back().block == kHeadBlock;
 }
 
-absl::Status BlockLoop::RunBlock(int64_t index) {
-  job_.progress->BeginStep("quantize");
-  job_.progress->SetBlock(index);
+void BlockLoop::BeginCheckpoint() {
   // The load step, which is always done by now, has the job's fingerprint.
   checkpoint_.Begin(absl::StrCat(job_.journal->done().front().fingerprint(),
                                  "-", job_.journal->next()));
+}
+
+absl::Status BlockLoop::RunBlock(int64_t index) {
+  job_.progress->BeginStep("quantize");
+  job_.progress->SetBlock(index);
+  BeginCheckpoint();
   ASSIGN_OR_RETURN(const std::vector<transforms::Edit> edits,
                    transformer_.Fit(index, cache_.get()));
   ASSIGN_OR_RETURN(const auto block, model_.LoadBlock(index, sequence_length_));
@@ -210,6 +217,7 @@ absl::StatusOr<QuantizedBlock> BlockLoop::Quantize(int64_t index,
                                                    models::Block& block) {
   const std::map<std::string, ModulePlan> plans = PlansOf(index);
   const bool through = job_.calibration.flow.through_quantized;
+  bool together = false;
   if (targets_ != nullptr) {
     RETURN_IF_ERROR(ForwardAll(block, *cache_, job_.cancel, job_.progress.get(),
                                targets_.get()));
@@ -217,8 +225,12 @@ absl::StatusOr<QuantizedBlock> BlockLoop::Quantize(int64_t index,
         BlockSolutions solved,
         ReconstructBlock(block, plans, {*cache_, *targets_}, &checkpoint_,
                          job_.cancel, job_.progress.get()));
+    together = !solved.empty();
     quantizer_.Take(std::move(solved));
   }
+  // A block that is learned as a whole has kept its state itself, and all but
+  // that takes no time.
+  quantizer_.KeepIn(together ? nullptr : &checkpoint_);
   FloatReference reference = {.cache = reference_.get()};
   std::unique_ptr<models::Block> unchanged;
   if (reference_ != nullptr) {
@@ -240,11 +252,11 @@ absl::StatusOr<calibration::Statistics> BlockLoop::HeadStatistics(
     RETURN_IF_ERROR(job_.cancel.Check());
     ASSIGN_OR_RETURN(const at::Tensor input,
                      model_.FinalNorm(cache_->Load(i).residual));
-    gram.Add(input);
+    RETURN_IF_ERROR(gram.Add(input, job_.cancel));
     if (reference_ != nullptr) {
       ASSIGN_OR_RETURN(const at::Tensor float_input,
                        model_.FinalNorm(reference_->Load(i).residual));
-      gram.AddDrift(input, float_input);
+      RETURN_IF_ERROR(gram.AddDrift(input, float_input, job_.cancel));
     }
     if (ranges->Wants(stage)) ranges->Add(stage, {input});
     job_.progress->AddTokens(sequence_length_);
@@ -265,13 +277,18 @@ absl::Status BlockLoop::RunHead() {
   if (cache_ != nullptr) statistics = HeadStatistics(plan, &ranges);
   if (absl::IsCancelled(statistics.status())) return statistics.status();
   ASSIGN_OR_RETURN(const auto head, model_.LoadHead());
+  BeginCheckpoint();
+  quantizer_.KeepIn(&checkpoint_);
   QuantizedBlock done;
   methods::SharedWork shared;
   const absl::Status status =
       quantizer_.RunLinear(plan, *head, statistics, &shared, &done);
   if (!status.ok()) return KeepFailure(status);
   RETURN_IF_ERROR(quantizer_.ReportRange(ranges, &done.layers.back()));
-  return CommitModules(done, /*edits=*/{}, /*with_activations=*/false);
+  RETURN_IF_ERROR(
+      CommitModules(done, /*edits=*/{}, /*with_activations=*/false));
+  checkpoint_.End();
+  return absl::OkStatus();
 }
 
 absl::Status BlockLoop::CommitModules(
@@ -283,7 +300,7 @@ absl::Status BlockLoop::CommitModules(
   // A block whose modules are all skipped has no weights to keep.
   if (!done.modules.empty()) {
     files[kWeightsRole] = absl::StrCat(stem, ".weights");
-    RETURN_IF_ERROR(WriteBlockFile(files[kWeightsRole], done.modules));
+    RETURN_IF_ERROR(steps::WriteBlockFile(files[kWeightsRole], done.modules));
   }
   if (!edits.empty()) {
     files[kTransformRole] = absl::StrCat(stem, ".transform");
@@ -338,7 +355,7 @@ absl::StatusOr<formats::QuantizedLinear> QuantizedReader::Read(
             : job_.journal->StepOfBlock(plan.block);
     ASSIGN_OR_RETURN(const std::string path,
                      job_.journal->FileOf(step, kWeightsRole));
-    ASSIGN_OR_RETURN(modules_, ReadBlockFile(path));
+    ASSIGN_OR_RETURN(modules_, steps::ReadBlockFile(path));
     break;
   }
   const auto found = modules_.find(module);

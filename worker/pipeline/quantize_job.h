@@ -14,13 +14,13 @@
 #include "quantd/v1/runner.pb.h"
 #include "worker/exports/export.h"
 #include "worker/formats/quantized_linear.h"
-#include "worker/pipeline/block_file.h"
 #include "worker/pipeline/journal.h"
 #include "worker/pipeline/mixed_plan.h"
 #include "worker/pipeline/module_plan.h"
 #include "worker/pipeline/pipeline.h"
 #include "worker/pipeline/progress.h"
 #include "worker/pipeline/source_model.h"
+#include "worker/steps/block_file.h"
 
 namespace quantd::pipeline {
 
@@ -106,7 +106,7 @@ class QuantizedReader {
 
  private:
   const QuantizeJob& job_;
-  QuantizedModules modules_;
+  steps::QuantizedModules modules_;
 };
 
 }  // namespace quantd::pipeline

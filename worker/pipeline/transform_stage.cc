@@ -210,10 +210,12 @@ absl::Status BlockTransformer::AddSequence(const models::Block& block,
   RETURN_IF_ERROR(job_.cancel.Check());
   block.Begin(&state);
   for (size_t stage = 0; stage < accumulators->size(); ++stage) {
+    RETURN_IF_ERROR(job_.cancel.Check());
     const int64_t index = static_cast<int64_t>(stage);
     const std::vector<at::Tensor> rows = block.Inputs(index, state);
     for (size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i].size(0) > 0) (*accumulators)[stage][i].Add(rows[i]);
+      if (rows[i].size(0) == 0) continue;
+      RETURN_IF_ERROR((*accumulators)[stage][i].Add(rows[i], job_.cancel));
     }
     // The block's output is the quantized block's to make.
     if (stage + 1 < accumulators->size()) block.Apply(index, &state);

@@ -115,7 +115,8 @@ absl::StatusOr<BlockEdits> AwqTransform::FitBlock(
     const BlockProblem& problem, const base::CancelToken& cancel) const {
   BlockEdits edits;
   for (const models::ScaleFold& fold : problem.folds.scales) {
-    const std::vector<Consumer> consumers = QuantizedConsumers(fold, problem);
+    ASSIGN_OR_RETURN(const std::vector<Consumer> consumers,
+                     QuantizedConsumers(fold, problem, cancel));
     if (consumers.empty()) continue;
     ASSIGN_OR_RETURN(const at::Tensor scale, Search(fold, consumers, cancel));
     if (!scale.defined()) continue;

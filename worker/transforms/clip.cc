@@ -127,8 +127,10 @@ absl::StatusOr<at::Tensor> ClipTransform::Limits(
         largest.mul(1 - static_cast<double>(i) / static_cast<double>(grid_));
     const at::Tensor bound = limit.repeat_interleave(width, 1).narrow(1, 0, in);
     const at::Tensor clipped = weight.minimum(bound).maximum(bound.neg());
-    ASSIGN_OR_RETURN(const formats::QuantizedLinear rounded,
-                     formats::RoundToNearest(clipped.contiguous(), spec));
+    ASSIGN_OR_RETURN(
+        const formats::QuantizedLinear rounded,
+        formats::RoundToNearest(clipped.contiguous(), spec, cancel));
+    RETURN_IF_ERROR(cancel.Check());
     const at::Tensor error = GroupErrors(
         formats::Dequantize(rounded).to(weight.device()).sub_(weight), groups,
         gram);

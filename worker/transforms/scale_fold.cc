@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "proto/base/status_macros.h"
-#include "worker/kernels/operators.h"
+#include "worker/calibration/gram.h"
 
 namespace quantd::transforms {
 namespace {
@@ -30,8 +30,9 @@ at::Tensor ImpliedScale(const at::Tensor& gain, const at::Tensor& scale) {
 
 }  // namespace
 
-std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
-                                         const BlockProblem& problem) {
+absl::StatusOr<std::vector<Consumer>> QuantizedConsumers(
+    const models::ScaleFold& fold, const BlockProblem& problem,
+    const base::CancelToken& cancel) {
   std::vector<Consumer> consumers;
   for (const std::string& name : fold.consumers) {
     const auto spec = problem.specs.find(name);
@@ -40,8 +41,9 @@ std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
     Consumer consumer{name, problem.block.linear(name).DenseWeight(),
                       &spec->second, inputs->second.get()};
     if (const at::Tensor& gram = inputs->second->second.gram; gram.defined()) {
-      consumer.output_energy =
-          kernels::GramEnergy(consumer.weight.contiguous(), gram);
+      ASSIGN_OR_RETURN(
+          consumer.output_energy,
+          calibration::Energy(consumer.weight.contiguous(), gram, cancel));
     }
     consumers.push_back(std::move(consumer));
   }
@@ -82,14 +84,15 @@ absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
     ASSIGN_OR_RETURN(
         const formats::QuantizedLinear rounded,
         formats::RoundToNearest(consumer.weight.mul(scale).contiguous(),
-                                *consumer.spec));
+                                *consumer.spec, cancel));
     const at::Tensor difference = formats::Dequantize(rounded)
                                       .to(consumer.weight.device())
                                       .div_(scale)
                                       .sub_(consumer.weight);
-    loss += kernels::GramEnergy(difference.contiguous(),
-                                consumer.inputs->second.gram) /
-            consumer.output_energy;
+    ASSIGN_OR_RETURN(const double lost,
+                     calibration::Energy(difference.contiguous(),
+                                         consumer.inputs->second.gram, cancel));
+    loss += lost / consumer.output_energy;
   }
   return loss;
 }

@@ -26,9 +26,10 @@ struct Consumer {
   double output_energy = 0;
 };
 
-// Those that are going to be quantized and have statistics.
-std::vector<Consumer> QuantizedConsumers(const models::ScaleFold& fold,
-                                         const BlockProblem& problem);
+// Those that are going to be quantized and have statistics. CANCELLED.
+absl::StatusOr<std::vector<Consumer>> QuantizedConsumers(
+    const models::ScaleFold& fold, const BlockProblem& problem,
+    const base::CancelToken& cancel);
 
 // Over the inputs of all consumers, [in features]: the largest |x|, and the
 // mean of |x| over the tokens of all. At least one consumer.

@@ -168,7 +168,8 @@ absl::StatusOr<BlockEdits> SmoothQuantTransform::FitBlock(
   BlockEdits edits;
   for (const models::ScaleFold& fold : problem.folds.scales) {
     RETURN_IF_ERROR(cancel.Check());
-    const std::vector<Consumer> consumers = QuantizedConsumers(fold, problem);
+    ASSIGN_OR_RETURN(const std::vector<Consumer> consumers,
+                     QuantizedConsumers(fold, problem, cancel));
     if (!fold.from_norm || consumers.empty()) continue;
     const Maxima maxima = MaximaOf(fold, consumers);
     at::Tensor scale = ScaleFor(maxima, alpha_);

@@ -86,6 +86,37 @@ TEST_F(OutputTest, WatchInAPipePrintsALinePerEventAndTheResult) {
   EXPECT_EQ(outcome.code, 0);
 }
 
+TEST_F(OutputTest, LossCurvesAreInTheReport) {
+  v1::LayerReport* layer = server_.jobs[1].mutable_report()->mutable_layers(1);
+  layer->set_first_loss(0.125);
+  layer->set_last_loss(0.5);
+  for (const int64_t step : {0, 500}) {
+    v1::LossPoint* point = layer->add_loss_curve();
+    point->set_step(step);
+    point->set_loss(step == 0 ? 0.125 : 0.5);
+  }
+  EXPECT_THAT(qctl_.Run({"get", "p8w2m4"}).out,
+              HasSubstr("learned     0.5 of plain rounding's loss is left, the "
+                        "mean of 1 curve\n"));
+  EXPECT_THAT(qctl_.Run({"get", "p8w2m4", "-o", "jsonl"}).out,
+              HasSubstr("\"first_loss\":0.125,\"last_loss\":0.5,"
+                        "\"loss_curve\":[{\"step\":0,\"loss\":0.125},"
+                        "{\"step\":500,\"loss\":0.5}]"));
+}
+
+// As methods that learn name their iterations.
+TEST_F(OutputTest, WatchShowsTheLossOfAnIteration) {
+  v1::Event event;
+  event.mutable_time()->set_seconds(1699989201);
+  event.mutable_progress()->set_phase("quantize");
+  event.mutable_progress()->set_detail("block 2, iteration 40 of 200");
+  event.mutable_progress()->set_loss(0.75);
+  server_.events[server_.jobs[1].job_id()].insert(
+      server_.events[server_.jobs[1].job_id()].begin() + 2, event);
+  EXPECT_THAT(qctl_.Run({"watch", "p8w2m4"}).out,
+              HasSubstr("block 2, iteration 40 of 200, loss 0.75"));
+}
+
 TEST_F(OutputTest, WatchAsJsonKeepsStandardOutputForTheResult) {
   const Outcome outcome = qctl_.Run({"watch", "p8w2m4", "-o", "json"});
   EXPECT_THAT(outcome.out, StartsWith("{\n  \"job_id\""));

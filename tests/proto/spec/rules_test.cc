@@ -291,6 +291,32 @@ TEST(Rules, ResolvingWritesOutDefaults) {
   EXPECT_EQ(resolved->activations(), "bf16");
 }
 
+TEST(Rules, TheRecipesSeedIsTheMethodsWhereThatHasNone) {
+  v1::Catalog catalog = SmallCatalog();
+  v1::JobSpec spec = GoodJob();
+  v1::Recipe& recipe = *RecipeOf(&spec);
+  for (v1::ComponentEntry& entry : *catalog.mutable_entries()) {
+    if (entry.id() != recipe.method().id()) continue;
+    *entry.add_params() = IntParameter("seed", 42, 0, 4294967295, "Draws.");
+  }
+  const auto seed = [&] {
+    return ResolveRecipe(recipe, catalog)
+        ->method()
+        .params()
+        .at("seed")
+        .int_value();
+  };
+  EXPECT_EQ(seed(), 42);
+  recipe.set_seed(7);
+  EXPECT_EQ(seed(), 7);
+  recipe.set_seed((uint64_t{3} << 32) + 9);
+  EXPECT_EQ(seed(), 9);
+  (*recipe.mutable_method()->mutable_params())["seed"].set_int_value(5);
+  EXPECT_EQ(seed(), 5);
+  const auto without = ResolveRecipe(recipe, SmallCatalog());
+  EXPECT_FALSE(without.ok());
+}
+
 TEST(Presets, LieOverTheBase) {
   const auto recipe = RecipeFromPreset(SmallCatalog(), "fit3");
   ASSERT_TRUE(recipe.ok());

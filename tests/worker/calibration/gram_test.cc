@@ -31,7 +31,7 @@ TEST(GramTest, SumsOuterProductsOverAllTokens) {
     at::Tensor truth = at::zeros({in, in}, at::kDouble);
     for (const int64_t tokens : {1, 33, 2100}) {
       const at::Tensor input = RandomInput(tokens, in, tokens);
-      gram.Add(input);
+      ASSERT_TRUE(gram.Add(input, base::CancelToken()).ok());
       truth.add_(at::mm(input.t().to(at::kDouble), input.to(at::kDouble)));
     }
     Statistics statistics;
@@ -49,7 +49,7 @@ TEST(GramTest, TheSameTokensGiveTheSameBits) {
   at::Tensor first;
   for (int run = 0; run < 3; ++run) {
     GramAccumulator gram(200, at::kCPU);
-    gram.Add(input.clone());
+    ASSERT_TRUE(gram.Add(input.clone(), base::CancelToken()).ok());
     Statistics statistics;
     ASSERT_TRUE(gram.Finish(&statistics).ok());
     if (run == 0) first = statistics.gram;
@@ -57,12 +57,32 @@ TEST(GramTest, TheSameTokensGiveTheSameBits) {
   }
 }
 
+// Some 40 GFLOP each time.
+TEST(GramTest, LongSequencesAndTallMatricesAreCutToLookAtTheToken) {
+  constexpr int64_t kFeatures = 4096;
+  const at::Tensor rows = at::zeros({2400, kFeatures});
+  base::CancelToken cancel;
+  GramAccumulator gram(kFeatures, at::kCPU);
+  ASSERT_TRUE(gram.Add(rows, cancel).ok());
+  EXPECT_EQ(cancel.looks(), 2);
+  Statistics statistics;
+  ASSERT_TRUE(gram.Finish(&statistics).ok());
+  EXPECT_EQ(statistics.tokens, 2400);
+  ASSERT_TRUE(Energy(rows, statistics.gram, cancel).ok());
+  EXPECT_EQ(cancel.looks(), 4);
+  cancel.CancelAfter(5);
+  EXPECT_TRUE(absl::IsCancelled(gram.Add(rows, cancel)));
+  cancel.CancelAfter(7);
+  EXPECT_TRUE(
+      absl::IsCancelled(Energy(rows, statistics.gram, cancel).status()));
+}
+
 TEST(GramTest, SumsThatAreNotFiniteAreRefused) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), 1e30f}) {
     GramAccumulator gram(8, at::kCPU);
     at::Tensor input = RandomInput(4, 8, 1);
     input[2][3] = bad;
-    gram.Add(input);
+    ASSERT_TRUE(gram.Add(input, base::CancelToken()).ok());
     Statistics statistics;
     const absl::Status status = gram.Finish(&statistics);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

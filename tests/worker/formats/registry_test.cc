@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "proto/base/cancel.h"
 #include "proto/base/error.h"
 #include "worker/formats/format.h"
 
@@ -94,7 +95,8 @@ TEST(RegistryTest, GridsChosenBeforehandAreThoseOfRounding) {
     const int64_t fixed = entry.format->fixed_group_size();
     spec.group_size = fixed != 0 ? fixed : 32;
     const auto linear = RoundToNearest(weight, spec);
-    const auto grids = entry.format->ChooseGrids(weight, spec);
+    const auto grids =
+        entry.format->ChooseGrids(weight, spec, base::CancelToken());
     ASSERT_TRUE(linear.ok() && grids.ok()) << linear.status();
     EXPECT_FALSE(grids->codes.defined());
     EXPECT_TRUE(grids->scales.equal(linear->scales));
@@ -105,6 +107,31 @@ TEST(RegistryTest, GridsChosenBeforehandAreThoseOfRounding) {
       EXPECT_EQ(grids->zeros.scalar_type(), linear->zeros.scalar_type());
       EXPECT_TRUE(grids->zeros.equal(linear->zeros));
     }
+  }
+}
+
+TEST(RegistryTest, ManyWeightsAreRoundedInPartsThatDoNotShow) {
+  const at::Tensor two_rows =
+      at::arange(-1056, 1056).to(at::kFloat).mul(0.003).view({2, 1056});
+  const at::Tensor weight = two_rows.repeat({512, 1});
+  for (const FormatEntry& entry : Registry()) {
+    SCOPED_TRACE(entry.description.id());
+    WeightSpec spec;
+    spec.format = entry.description.id();
+    const int64_t fixed = entry.format->fixed_group_size();
+    spec.group_size = fixed != 0 ? fixed : 100;
+    base::CancelToken cancel;
+    const auto whole = RoundToNearest(weight, spec, cancel);
+    const auto part = RoundToNearest(two_rows, spec);
+    ASSERT_TRUE(whole.ok() && part.ok()) << whole.status();
+    EXPECT_TRUE(whole->codes.equal(part->codes.repeat({512, 1})));
+    EXPECT_TRUE(whole->scales.equal(part->scales.repeat({512, 1})));
+    if (entry.format->level_rule() == nullptr) continue;
+    // Grids and codes, each in three parts.
+    EXPECT_GE(cancel.looks(), 6);
+    cancel.CancelAfter(cancel.looks() + 4);
+    EXPECT_TRUE(
+        absl::IsCancelled(RoundToNearest(weight, spec, cancel).status()));
   }
 }
 

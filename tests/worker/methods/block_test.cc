@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +12,7 @@
 
 #include <limits>
 
+#include "tests/worker/methods/every_state.h"
 #include "tests/worker/methods/random_layer.h"
 #include "worker/methods/block_method.h"
 
@@ -20,22 +22,6 @@ namespace {
 constexpr int64_t kWidth = 24;
 constexpr int64_t kInner = 40;
 constexpr int64_t kSequences = 6;
-
-// Keeps the state after every iteration, as a process that dies would leave it,
-// and hands out one of them.
-class EveryState : public LoopStore {
- public:
-  LoopState Load() override { return given_; }
-  bool IsDue() override { return true; }
-  void Keep(const LoopState& state) override {
-    LoopState copy;
-    for (const auto& [name, tensor] : state) copy[name] = tensor.clone();
-    kept_.push_back(copy);
-  }
-
-  LoopState given_;
-  std::vector<LoopState> kept_;
-};
 
 class BlockTest : public testing::TestWithParam<const char*> {
  protected:
@@ -132,6 +118,7 @@ void ExpectEqual(const std::vector<LinearSolution>& one,
     EXPECT_TRUE(at::equal(one[i].linear.zeros, other[i].linear.zeros));
     EXPECT_EQ(one[i].first_loss, other[i].first_loss);
     EXPECT_EQ(one[i].last_loss, other[i].last_loss);
+    EXPECT_EQ(one[i].loss_curve, other[i].loss_curve);
   }
 }
 
@@ -161,6 +148,13 @@ TEST_P(BlockTest, AStateOfSomethingElseIsNotUsed) {
   problem_.store = &store;
   ASSERT_TRUE(Solve(5).ok());
   const LoopState good = store.kept_[2];
+  for (const int64_t wrong : {-1, 6}) {
+    store.given_ = good;
+    store.given_["step"] = at::full({1}, wrong, at::kLong);
+    const auto solutions = Solve(5);
+    ASSERT_TRUE(solutions.ok()) << solutions.status();
+    ExpectEqual(*undisturbed, *solutions);
+  }
   for (const auto& [name, tensor] : good) {
     for (const bool lost : {true, false}) {
       store.given_ = good;
@@ -183,6 +177,12 @@ TEST_P(BlockTest, TellsTheFirstAndTheLastLoss) {
     EXPECT_EQ(solution.first_loss, losses_.front());
     EXPECT_EQ(solution.last_loss, losses_.back());
   }
+  // One curve for all.
+  ASSERT_EQ(solutions->front().loss_curve.size(), 31);
+  for (const LossPoint& point : solutions->front().loss_curve) {
+    EXPECT_EQ(point.loss, losses_[static_cast<size_t>(point.step)]);
+  }
+  EXPECT_TRUE(solutions->back().loss_curve.empty());
 }
 
 TEST_P(BlockTest, WithoutIterationsItIsPlainRounding) {

@@ -209,7 +209,7 @@ calibration::Statistics FirstStageStatistics() {
     models::SequenceState state;
     state.residual = *model->Embed(at::tensor(ids, at::kLong));
     block->Begin(&state);
-    gram.Add(state.input);
+    EXPECT_TRUE(gram.Add(state.input, base::CancelToken()).ok());
   }
   calibration::Statistics statistics;
   EXPECT_TRUE(gram.Finish(&statistics).ok());

@@ -53,6 +53,15 @@ TEST_P(BlockReconstructionTest, EndsWithAVerifiedArtifactAndALossCurve) {
   for (const v1::LayerReport& layer : result->report.layers()) {
     EXPECT_EQ(layer.verdict(), v1::VERDICT_OK) << layer.name();
     EXPECT_EQ(layer.tokens(), 6 * 48);
+    EXPECT_GT(layer.last_loss(), 0) << layer.name();
+    EXPECT_LE(layer.last_loss(), 1) << layer.name();
+    // The first of a block has the curve of all.
+    const bool first = absl::EndsWith(layer.name(), "q_proj");
+    ASSERT_EQ(layer.loss_curve_size(), first ? 26 : 0) << layer.name();
+    if (!first) continue;
+    EXPECT_EQ(layer.loss_curve(0).loss(), layer.first_loss());
+    EXPECT_EQ(layer.loss_curve(25).step(), 25);
+    EXPECT_EQ(layer.loss_curve(25).loss(), layer.last_loss());
   }
   int first = 0;
   int last = 0;
@@ -128,7 +137,8 @@ TEST_P(BlockReconstructionTest, AKilledProcessLosesLittleOfABlock) {
 
 TEST_P(BlockReconstructionTest, ABlockGoesOnFromWhatWasKeptOfIt) {
   LocalAgent whole(job_);
-  ASSERT_TRUE(whole.Run().ok());
+  const auto wanted = whole.Run();
+  ASSERT_TRUE(wanted.ok());
   for (const bool damaged : {false, true}) {
     LocalAgent cut(job_);
     KeepCheckpoints(&cut);
@@ -156,8 +166,16 @@ TEST_P(BlockReconstructionTest, ABlockGoesOnFromWhatWasKeptOfIt) {
       if (std::exchange(block, progress.block()) == progress.block()) return;
       first.push_back(progress.detail());
     };
-    ASSERT_TRUE(resumed.Run().ok());
+    const auto result = resumed.Run();
+    ASSERT_TRUE(result.ok());
     EXPECT_EQ(resumed.BlobDigests(), whole.BlobDigests());
+    for (int i = 0; i < wanted->report.layers_size(); ++i) {
+      v1::LayerReport one = wanted->report.layers(i);
+      v1::LayerReport other = result->report.layers(i);
+      one.clear_seconds();
+      other.clear_seconds();
+      EXPECT_EQ(one.SerializeAsString(), other.SerializeAsString());
+    }
     ASSERT_EQ(first.size(), 2);
     EXPECT_EQ(absl::StrContains(first[0], "iteration 0 of"), damaged);
     EXPECT_TRUE(absl::StrContains(first[1], "iteration 0 of"));

@@ -13,7 +13,7 @@
 #include "worker/checkpoints/safetensors_writer.h"
 #include "worker/methods/method.h"
 #include "worker/models/model.h"
-#include "worker/pipeline/block_file.h"
+#include "worker/steps/block_file.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -52,7 +52,7 @@ class Walk {
   // Block `index`; the linears of its first `stages` stages are those of
   // `quantized`.
   std::unique_ptr<models::Block> Load(int64_t index,
-                                      const QuantizedModules& quantized,
+                                      const steps::QuantizedModules& quantized,
                                       int64_t stages) const {
     auto block = *model_->LoadBlock(index, embedded[0].size(0));
     for (int64_t s = 0; s < stages; ++s) {
@@ -108,8 +108,8 @@ TEST_P(CalibrationFlowTest, EveryLayerIsCalibratedOnWhatItIsToSee) {
   Residuals seen = walk.embedded;
   Residuals reference = walk.embedded;
   for (int64_t b = 0; b < walk.blocks(); ++b) {
-    const QuantizedModules done =
-        *ReadBlockFile(agent.BlobFile(static_cast<int>(b) + 1, "weights"));
+    const steps::QuantizedModules done = *steps::ReadBlockFile(
+        agent.BlobFile(static_cast<int>(b) + 1, "weights"));
     const auto float_block = walk.Load(b, done, 0);
     const auto stages = static_cast<int64_t>(float_block->stages().size());
     for (int64_t s = 0; s < stages; ++s) {
@@ -119,9 +119,11 @@ TEST_P(CalibrationFlowTest, EveryLayerIsCalibratedOnWhatItIsToSee) {
           block->linear(linears.front()).in_features(), at::kCPU);
       for (size_t i = 0; i < seen.size(); ++i) {
         const at::Tensor input = InputOf(*block, s, seen[i]);
-        gram.Add(input);
+        EXPECT_TRUE(gram.Add(input, base::CancelToken()).ok());
         if (flow.alpha == 0) continue;
-        gram.AddDrift(input, InputOf(*float_block, s, reference[i]));
+        EXPECT_TRUE(gram.AddDrift(input, InputOf(*float_block, s, reference[i]),
+                                  base::CancelToken())
+                        .ok());
       }
       calibration::Statistics statistics;
       ASSERT_TRUE(gram.Finish(&statistics).ok());
@@ -202,8 +204,10 @@ TEST(CalibrationFlowJobTest, SomeLayersAloneMayFollowTheDrift) {
   LocalAgent none(TinyJob("gptq"));
   ASSERT_TRUE(some.Run().ok());
   ASSERT_TRUE(none.Run().ok());
-  const QuantizedModules followed = *ReadBlockFile(some.BlobFile(1, "weights"));
-  const QuantizedModules plain = *ReadBlockFile(none.BlobFile(1, "weights"));
+  const steps::QuantizedModules followed =
+      *steps::ReadBlockFile(some.BlobFile(1, "weights"));
+  const steps::QuantizedModules plain =
+      *steps::ReadBlockFile(none.BlobFile(1, "weights"));
   for (const auto& [name, linear] : plain) {
     const bool down = name.find("down_proj") != name.npos;
     EXPECT_EQ(at::equal(linear.codes, followed.at(name).codes), !down) << name;

@@ -81,7 +81,7 @@ inline absl::StatusOr<InputsByLinear> GatherInputs(
       gathered.emplace_back();
       if (x.size(0) == 0) continue;
       calibration::InputAccumulator accumulator(true, at::kCPU);
-      accumulator.Add(x.contiguous());
+      RETURN_IF_ERROR(accumulator.Add(x.contiguous(), base::CancelToken()));
       ASSIGN_OR_RETURN(auto finished, accumulator.Finish());
       gathered.back() =
           std::make_shared<calibration::InputStatistics>(std::move(finished));

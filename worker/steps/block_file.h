@@ -8,9 +8,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/checkpoints/safetensors_writer.h"
 #include "worker/formats/quantized_linear.h"
 
-namespace quantd::pipeline {
+namespace quantd::steps {
 
 // Module names to their quantized linears.
 using QuantizedModules = std::map<std::string, formats::QuantizedLinear>;
@@ -22,4 +23,10 @@ absl::Status WriteBlockFile(const std::string& path,
 // DATA_LOSS, STEP_FILE_DAMAGED, where the file is not one of ours.
 absl::StatusOr<QuantizedModules> ReadBlockFile(const std::string& path);
 
-}  // namespace quantd::pipeline
+// The tensors of such a file, and the modules among tensors of any kind.
+absl::StatusOr<checkpoints::TensorMap> ModuleTensors(
+    const QuantizedModules& modules);
+absl::StatusOr<QuantizedModules> ModulesOf(
+    const checkpoints::TensorMap& tensors);
+
+}  // namespace quantd::steps

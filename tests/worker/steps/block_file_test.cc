@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "worker/pipeline/block_file.h"
+#include "worker/steps/block_file.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/randn.h>
@@ -11,7 +11,7 @@
 #include "tests/support/test_data.h"
 #include "worker/formats/format.h"
 
-namespace quantd::pipeline {
+namespace quantd::steps {
 namespace {
 
 formats::QuantizedLinear Rounded(const std::string& format, int64_t in) {
@@ -73,4 +73,4 @@ TEST(BlockFileTest, ATruncatedFileIsAnError) {
 }
 
 }  // namespace
-}  // namespace quantd::pipeline
+}  // namespace quantd::steps

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "worker/pipeline/block_file.h"
+#include "worker/steps/block_file.h"
 
 #include <ATen/ops/empty.h>
 
@@ -14,7 +14,7 @@
 #include "worker/exports/code_packing.h"
 #include "worker/formats/format.h"
 
-namespace quantd::pipeline {
+namespace quantd::steps {
 namespace {
 
 using checkpoints::TensorMap;
@@ -133,17 +133,15 @@ absl::StatusOr<formats::QuantizedLinear> ReadModule(const TensorMap& tensors,
 
 }  // namespace
 
-absl::Status WriteBlockFile(const std::string& path,
-                            const QuantizedModules& modules) {
+absl::StatusOr<TensorMap> ModuleTensors(const QuantizedModules& modules) {
   TensorMap tensors;
   for (const auto& [name, linear] : modules) {
     RETURN_IF_ERROR(AddModule(name, linear, &tensors));
   }
-  return checkpoints::WriteSafetensors(path, tensors);
+  return tensors;
 }
 
-absl::StatusOr<QuantizedModules> ReadBlockFile(const std::string& path) {
-  ASSIGN_OR_RETURN(const TensorMap tensors, checkpoints::ReadSafetensors(path));
+absl::StatusOr<QuantizedModules> ModulesOf(const TensorMap& tensors) {
   QuantizedModules modules;
   for (const auto& [key, tensor] : tensors) {
     absl::string_view name = key;
@@ -154,4 +152,15 @@ absl::StatusOr<QuantizedModules> ReadBlockFile(const std::string& path) {
   return modules;
 }
 
-}  // namespace quantd::pipeline
+absl::Status WriteBlockFile(const std::string& path,
+                            const QuantizedModules& modules) {
+  ASSIGN_OR_RETURN(const TensorMap tensors, ModuleTensors(modules));
+  return checkpoints::WriteSafetensors(path, tensors);
+}
+
+absl::StatusOr<QuantizedModules> ReadBlockFile(const std::string& path) {
+  ASSIGN_OR_RETURN(const TensorMap tensors, checkpoints::ReadSafetensors(path));
+  return ModulesOf(tensors);
+}
+
+}  // namespace quantd::steps
