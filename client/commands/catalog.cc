@@ -118,6 +118,10 @@ void PrintPreset(const v1::Preset& preset, std::ostream& out) {
   out << "preset " << render::Printable(preset.id()) << "\n  "
       << render::Printable(preset.summary())
       << "\n  Stands for: " << render::MethodWords(spec) << "\n";
+  if (preset.recipe().has_mixed()) {
+    out << "  Mixed: " << render::ComponentWords(preset.recipe().mixed())
+        << "\n";
+  }
   for (const v1::Component& layout : preset.recipe().exports()) {
     out << "  Exports: " << render::ComponentWords(layout) << "\n";
   }

@@ -20,7 +20,7 @@ constexpr size_t kBatch = 256;
 void Jobs::CollectOrphans() {
   if (!collected_before_) {
     // What an earlier process had noted for removal went with it.
-    const auto jobs = options_.store->JobsWithActivations();
+    const auto jobs = options_.store->JobsWithPassingBlobs();
     if (jobs.ok()) {
       absl::MutexLock lock(&mu_);
       grown_.insert(jobs->begin(), jobs->end());

@@ -90,10 +90,11 @@ absl::StatusOr<std::vector<v1::Step>> CommittedSteps(
   return steps;
 }
 
-absl::StatusOr<std::vector<std::string>> JobsWithActivations(Connection& db) {
+absl::StatusOr<std::vector<std::string>> JobsWithPassingBlobs(Connection& db) {
   ASSIGN_OR_RETURN(Statement select,
                    db.Prepare("SELECT DISTINCT job_id FROM step_blobs "
-                              "WHERE role = 'activations'"));
+                              "WHERE role IN ('activations', "
+                              "'output_weights')"));
   std::vector<std::string> jobs;
   ASSIGN_OR_RETURN(bool more, select.Step());
   while (more) {

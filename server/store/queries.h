@@ -32,7 +32,7 @@ absl::StatusOr<std::vector<v1::Event>> ReadEvents(Connection& db,
                                                   int32_t limit);
 absl::StatusOr<std::vector<v1::Step>> CommittedSteps(Connection& db,
                                                      const std::string& job_id);
-absl::StatusOr<std::vector<std::string>> JobsWithActivations(Connection& db);
+absl::StatusOr<std::vector<std::string>> JobsWithPassingBlobs(Connection& db);
 absl::StatusOr<std::vector<AttemptRecord>> Attempts(Connection& db,
                                                     const std::string& job_id);
 absl::StatusOr<v1::Artifact> GetArtifact(Connection& db,

@@ -229,9 +229,9 @@ absl::StatusOr<WaitingJobs> SqliteStore::Waiting() {
       [&](Connection& db) { return store::Waiting(db); });
 }
 
-absl::StatusOr<std::vector<std::string>> SqliteStore::JobsWithActivations() {
+absl::StatusOr<std::vector<std::string>> SqliteStore::JobsWithPassingBlobs() {
   return readers_->Read<std::vector<std::string>>(
-      [&](Connection& db) { return store::JobsWithActivations(db); });
+      [&](Connection& db) { return store::JobsWithPassingBlobs(db); });
 }
 
 absl::StatusOr<std::vector<v1::Event>> SqliteStore::ReadEvents(

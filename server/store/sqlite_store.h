@@ -80,7 +80,7 @@ class SqliteStore : public Store {
   absl::StatusOr<std::vector<JobRecord>> PendingJobs() override;
   absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs() override;
   absl::StatusOr<WaitingJobs> Waiting() override;
-  absl::StatusOr<std::vector<std::string>> JobsWithActivations() override;
+  absl::StatusOr<std::vector<std::string>> JobsWithPassingBlobs() override;
   absl::StatusOr<std::vector<v1::Event>> ReadEvents(const std::string& job_id,
                                                     int64_t from_seq,
                                                     int32_t limit) override;

@@ -14,6 +14,8 @@ namespace {
 
 // What the next step needs; once that is committed nobody reads it again.
 constexpr char kActivationsRole[] = "activations";
+// What some later step of the job needs.
+constexpr char kOutputWeightsRole[] = "output_weights";
 
 // True where the same step was committed before; STEP_CONFLICT where it then
 // had other blobs.
@@ -105,28 +107,40 @@ absl::StatusOr<bool> IsReferenced(Connection& db, const std::string& sha256) {
   return find.ColumnInt(0) != 0;
 }
 
-// Steps below this number of the current fingerprint are superseded.
-int64_t FirstNeededStep(const JobRecord& job) {
-  return job.state == v1::JOB_STATE_SUCCEEDED ? job.committed_steps
-                                              : job.committed_steps - 1;
+// Blobs of a role in steps below a number of the current fingerprint.
+struct Superseded {
+  const char* role;
+  int64_t below;
+};
+
+std::vector<Superseded> SupersededIn(const JobRecord& job) {
+  const int64_t steps = job.committed_steps;
+  const bool done = job.state == v1::JOB_STATE_SUCCEEDED;
+  return {{kActivationsRole, done ? steps : steps - 1},
+          {kOutputWeightsRole, done ? steps : 0}};
 }
 
-absl::StatusOr<std::vector<std::string>> SupersededBlobs(Connection& db,
-                                                         const JobRecord& job) {
-  ASSIGN_OR_RETURN(Statement select,
-                   db.Prepare("SELECT sha256 FROM step_blobs WHERE job_id = ? "
-                              "AND fingerprint = ? AND step < ? AND role = ?"));
-  select.Text(job.job_id)
-      .Text(job.fingerprint)
-      .Int(FirstNeededStep(job))
-      .Text(kActivationsRole);
-  std::vector<std::string> blobs;
+// Forgets them, and appends what they were to `blobs`.
+absl::Status Forget(Connection& db, const JobRecord& job,
+                    const Superseded& superseded,
+                    std::vector<std::string>* blobs) {
+  const std::string rows =
+      " FROM step_blobs WHERE job_id = ? AND fingerprint = ? AND step < ? AND "
+      "role = ?";
+  ASSIGN_OR_RETURN(Statement select, db.Prepare("SELECT sha256" + rows));
+  ASSIGN_OR_RETURN(Statement erase, db.Prepare("DELETE" + rows));
+  for (Statement* statement : {&select, &erase}) {
+    statement->Text(job.job_id)
+        .Text(job.fingerprint)
+        .Int(superseded.below)
+        .Text(superseded.role);
+  }
   ASSIGN_OR_RETURN(bool more, select.Step());
   while (more) {
-    blobs.push_back(select.ColumnText(0));
+    blobs->push_back(select.ColumnText(0));
     ASSIGN_OR_RETURN(more, select.Step());
   }
-  return blobs;
+  return erase.Run();
 }
 
 }  // namespace
@@ -164,17 +178,10 @@ absl::StatusOr<int64_t> DropSuperseded(
     Transaction& tx, const std::string& job_id,
     const std::function<void(const std::string&)>& remove) {
   ASSIGN_OR_RETURN(const JobRecord job, LoadJob(tx.db(), job_id));
-  ASSIGN_OR_RETURN(const std::vector<std::string> blobs,
-                   SupersededBlobs(tx.db(), job));
-  ASSIGN_OR_RETURN(
-      Statement erase,
-      tx.db().Prepare("DELETE FROM step_blobs WHERE job_id = ? AND "
-                      "fingerprint = ? AND step < ? AND role = ?"));
-  RETURN_IF_ERROR(erase.Text(job.job_id)
-                      .Text(job.fingerprint)
-                      .Int(FirstNeededStep(job))
-                      .Text(kActivationsRole)
-                      .Run());
+  std::vector<std::string> blobs;
+  for (const Superseded& superseded : SupersededIn(job)) {
+    RETURN_IF_ERROR(Forget(tx.db(), job, superseded, &blobs));
+  }
   // Before the commit: should that fail, only rows that nobody reads again
   // name the blobs, and a new step that names one is refused.
   return DropOrphans(tx, blobs, remove);

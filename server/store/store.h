@@ -115,8 +115,9 @@ class Store {
   virtual absl::StatusOr<std::vector<JobRecord>> PendingJobs() = 0;
   virtual absl::StatusOr<std::map<v1::JobState, int64_t>> CountJobs() = 0;
   virtual absl::StatusOr<WaitingJobs> Waiting() = 0;
-  // Jobs of which a step's activations are still kept, in no order.
-  virtual absl::StatusOr<std::vector<std::string>> JobsWithActivations() = 0;
+  // Jobs of which blobs are still kept that are superseded one day, in no
+  // order.
+  virtual absl::StatusOr<std::vector<std::string>> JobsWithPassingBlobs() = 0;
   // At most `limit` events with seq >= from_seq, in order.
   virtual absl::StatusOr<std::vector<v1::Event>> ReadEvents(
       const std::string& job_id, int64_t from_seq, int32_t limit) = 0;

@@ -2,10 +2,13 @@
 #include "worker/exports/code_packing.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "absl/base/config.h"
 #include "c10/util/Exception.h"
@@ -61,6 +64,15 @@ void UnpackOctets(const uint8_t* in, int64_t octets, int bits, uint8_t* codes) {
   }
 }
 
+// The widths of the planes of a code, from its lowest bits up.
+std::vector<int> PlaneWidths(int bits) {
+  std::vector<int> widths;
+  for (const int width : {8, 4, 2, 1}) {
+    if ((bits & width) != 0) widths.push_back(width);
+  }
+  return widths;
+}
+
 int64_t RowsPerTask(int64_t codes_per_row) {
   return kGrainCodes / (codes_per_row + 1) + 1;
 }
@@ -97,6 +109,35 @@ at::Tensor UnpackRows(const at::Tensor& words, int bits) {
     }
   });
   return codes;
+}
+
+at::Tensor PackPlanes(const at::Tensor& codes, int bits) {
+  const int64_t rows = codes.size(0);
+  const int64_t cols = codes.size(1);
+  const at::Tensor chunks = codes.view({-1, kCodesPerChunk});
+  std::vector<at::Tensor> planes;
+  int shift = 0;
+  for (const int width : PlaneWidths(bits)) {
+    planes.push_back(PackRows(
+        chunks.bitwise_right_shift(shift).bitwise_and_((1 << width) - 1),
+        width));
+    shift += width;
+  }
+  return at::cat(planes, 1).view({rows, cols * bits / 32});
+}
+
+at::Tensor UnpackPlanes(const at::Tensor& words, int bits) {
+  const int64_t rows = words.size(0);
+  TORCH_CHECK(words.size(1) % bits == 0 && words.is_contiguous());
+  const at::Tensor chunks = words.view({-1, bits});
+  at::Tensor codes = at::zeros({chunks.size(0), kCodesPerChunk}, at::kByte);
+  int shift = 0;
+  for (const int width : PlaneWidths(bits)) {
+    const at::Tensor plane = chunks.narrow(1, shift, width).contiguous();
+    codes.bitwise_or_(UnpackRows(plane, width).bitwise_left_shift(shift));
+    shift += width;
+  }
+  return codes.view({rows, words.size(1) / bits * kCodesPerChunk});
 }
 
 }  // namespace quantd::exports

@@ -19,4 +19,11 @@ at::Tensor PackRows(const at::Tensor& codes, int bits);
 // uint8 [rows, words * 32 / bits].
 at::Tensor UnpackRows(const at::Tensor& words, int bits);
 
+// The same in planes: of every 32 codes first the lowest bits of all, then the
+// next, each plane 8, 4, 2 or 1 bits wide, the widest that fits first (6 bits
+// are 4 and 2), and packed like codes of that width. 1, 2, 4 and 8 bits are one
+// plane, so that PackRows gives the same words.
+at::Tensor PackPlanes(const at::Tensor& codes, int bits);
+at::Tensor UnpackPlanes(const at::Tensor& words, int bits);
+
 }  // namespace quantd::exports

@@ -2,11 +2,13 @@
 // The checkpoint layout of AutoGPTQ and GPTQModel, which transformers, vLLM and
 // SGLang load.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
+#include "proto/spec/glob.h"
 #include "worker/exports/checkpoint_files.h"
 #include "worker/exports/code_packing.h"
 #include "worker/exports/export.h"
@@ -37,27 +39,49 @@ class GptqExport : public Export {
       const ExportSource& source, const std::string& directory) const override;
 
  private:
-  // "auto" is v1, which more readers know, unless zero points are chosen.
-  GptqVersion VersionFor(const v1::Recipe& recipe) const {
-    if (version_ == "v1") return GptqVersion::kV1;
-    if (version_ == "v2") return GptqVersion::kV2;
-    return recipe.weights().symmetric() ? GptqVersion::kV1 : GptqVersion::kV2;
-  }
+  // The version for a checkpoint that has modules of `widths`. "auto" is v1,
+  // which more readers know, unless zero points are chosen or only planes hold
+  // a width.
+  GptqVersion VersionFor(bool symmetric, const std::set<int>& widths) const;
 
   const std::string version_;
   const int64_t max_shard_bytes_;
 };
 
+// The bits of the modules that are quantized.
+std::set<int> WidthsOf(const ExportSource& source) {
+  std::set<int> widths;
+  for (const std::string& module : source.quantized_modules) {
+    const auto format = formats::FindFormat(
+        spec::SettingsFor(source.recipe, module).weights.format());
+    if (format.ok()) widths.insert((*format)->bits());
+  }
+  return widths;
+}
+
+GptqVersion GptqExport::VersionFor(bool symmetric,
+                                   const std::set<int>& widths) const {
+  if (version_ == "v1") return GptqVersion::kV1;
+  if (version_ == "v2") return GptqVersion::kV2;
+  for (const int bits : widths) {
+    if (!GptqHasWidth(bits, GptqVersion::kV2)) return GptqVersion::kPlanar;
+  }
+  return symmetric ? GptqVersion::kV1 : GptqVersion::kV2;
+}
+
 absl::Status GptqExport::CheckModule(const PlannedModule& module) const {
   constexpr absl::string_view kDequantized = "use export dequantized";
   ASSIGN_OR_RETURN(const formats::Format* format,
                    formats::FindFormat(module.spec.format));
-  if (!GptqHasWidth(format->bits())) {
-    return CannotStore(module,
-                       absl::StrCat("it has ", format->bits(),
-                                    "-bit codes and the layout has 2, 3, 4 "
-                                    "and 8"),
-                       kDequantized);
+  const int bits = format->bits();
+  if (!GptqHasWidth(bits, VersionFor(module.spec.symmetric, {bits}))) {
+    return CannotStore(
+        module,
+        absl::StrCat("it has ", bits,
+                     "-bit codes and the layout has no place "
+                     "for them in version ",
+                     version_),
+        "set the export's version to auto, or use export dequantized");
   }
   const int64_t in = module.in_features;
   const int64_t group = module.spec.GroupSizeFor(in);
@@ -88,7 +112,8 @@ absl::Status GptqExport::CheckModule(const PlannedModule& module) const {
 
 absl::StatusOr<std::vector<std::string>> GptqExport::Write(
     const ExportSource& source, const std::string& directory) const {
-  const GptqVersion version = VersionFor(source.recipe);
+  const GptqVersion version =
+      VersionFor(source.recipe.weights().symmetric(), WidthsOf(source));
   std::map<std::string, GptqModuleSettings> settings;
   const EncodeModule encode = [&](const std::string& module,
                                   const formats::QuantizedLinear& linear)
@@ -157,7 +182,7 @@ ExportEntry MakeGptqEntry() {
   *description.add_params() = spec::StringParameter(
       "version", "auto", {"auto", "v1", "v2"},
       "How zero points are stored; auto is v1 for symmetric weights and v2 "
-      "otherwise.");
+      "otherwise, and gptq_p where a module has 5 or 6 bits.");
   *description.add_params() = spec::IntParameter(
       "max_shard_mib", 2048, 1, 1 << 20,
       "Weights are split into files of at most this many MiB.");
@@ -165,8 +190,14 @@ ExportEntry MakeGptqEntry() {
       "symmetric", "version=v1", "v1 stores zero - 1 and has no place for 0",
       "use version=v2 of the export, or symmetric weights");
   *description.add_requirements() = FormatRequirement(
-      "gptq_layout", "", "the layout holds integers of 2, 3, 4 and 8 bits only",
-      "use int2, int3, int4 or int8, or the export dequantized");
+      "gptq_layout", "", "the layout holds integers only",
+      "use an integer format such as int4, or the export dequantized");
+  for (const char* version : {"version=v1", "version=v2"}) {
+    *description.add_requirements() = FormatRequirement(
+        "gptq_stream", version, "it holds integers of 2, 3, 4 and 8 bits only",
+        "use version=auto of the export, which packs 5 and 6 bits in planes, "
+        "or int2, int3, int4 or int8");
+  }
   entry.make = &Make;
   entry.reads = &Reads;
   entry.open = &OpenGptq;

@@ -64,6 +64,18 @@ nlohmann::json DynamicRules(
   return rules;
 }
 
+std::string FormatName(GptqVersion version) {
+  switch (version) {
+    case GptqVersion::kV1:
+      return "gptq";
+    case GptqVersion::kV2:
+      return "gptq_v2";
+    case GptqVersion::kPlanar:
+      return "gptq_p";
+  }
+  return "";
+}
+
 }  // namespace
 
 nlohmann::json MakeGptqConfig(
@@ -74,7 +86,7 @@ nlohmann::json MakeGptqConfig(
                   [](const auto& row) { return row.second.act_order; });
   const GptqModuleSettings common =
       DefaultSettings(source.recipe.weights(), act_order);
-  const std::string format = version == GptqVersion::kV1 ? "gptq" : "gptq_v2";
+  const std::string format = FormatName(version);
   nlohmann::json config = {
       {"quant_method", "gptq"},
       {"method", "gptq"},

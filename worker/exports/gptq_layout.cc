@@ -44,8 +44,8 @@ absl::StatusOr<at::Tensor> ReadTyped(checkpoints::CheckpointReader& reader,
 
 // The width follows from the shape, so that per-module widths need no pattern
 // language: [in * bits / 32, out].
-absl::StatusOr<int> WidthOf(const at::Tensor& qweight,
-                            const GptqModule& module) {
+absl::StatusOr<int> WidthOf(const at::Tensor& qweight, const GptqModule& module,
+                            GptqVersion version) {
   if (qweight.dim() != 2 || qweight.size(1) != module.out_features ||
       module.in_features % kCodesPerChunk != 0 ||
       qweight.size(0) > module.in_features) {
@@ -57,18 +57,30 @@ absl::StatusOr<int> WidthOf(const at::Tensor& qweight,
   }
   const int64_t bits = qweight.size(0) * kBitsPerWord / module.in_features;
   if (bits * module.in_features != qweight.size(0) * kBitsPerWord ||
-      !GptqHasWidth(static_cast<int>(bits))) {
-    return Invalid(module.name,
-                   absl::StrCat("qweight has ", qweight.size(0),
-                                " rows, which fit no width of 2, 3, 4 or 8"));
+      !GptqHasWidth(static_cast<int>(bits), version)) {
+    return Invalid(
+        module.name,
+        absl::StrCat("qweight has ", qweight.size(0),
+                     " rows, which fit no width that the layout has"));
   }
   return static_cast<int>(bits);
+}
+
+// As PackRows and UnpackRows.
+at::Tensor Pack(const at::Tensor& codes, int bits, GptqVersion version) {
+  return version == GptqVersion::kPlanar ? PackPlanes(codes, bits)
+                                         : PackRows(codes, bits);
+}
+
+at::Tensor Unpack(const at::Tensor& words, int bits, GptqVersion version) {
+  return version == GptqVersion::kPlanar ? UnpackPlanes(words, bits)
+                                         : UnpackRows(words, bits);
 }
 
 // uint8 [out, groups]. v1 readers add one and keep the low bits.
 at::Tensor DecodeZeros(const at::Tensor& qzeros, int bits,
                        GptqVersion version) {
-  at::Tensor zeros = UnpackRows(qzeros, bits);
+  at::Tensor zeros = Unpack(qzeros, bits, version);
   if (version == GptqVersion::kV1) {
     zeros = zeros.add(1).bitwise_and((1 << bits) - 1);
   }
@@ -119,7 +131,8 @@ absl::Status DecodeGroups(checkpoints::CheckpointReader& reader,
 
 }  // namespace
 
-bool GptqHasWidth(int bits) {
+bool GptqHasWidth(int bits, GptqVersion version) {
+  if (version == GptqVersion::kPlanar && (bits == 5 || bits == 6)) return true;
   return bits == 2 || bits == 3 || bits == 4 || bits == 8;
 }
 
@@ -155,8 +168,8 @@ absl::StatusOr<checkpoints::TensorMap> EncodeGptq(
   const int bits = format->bits();
   return checkpoints::TensorMap{
       {absl::StrCat(module, ".qweight"),
-       PackRows(linear.codes, bits).t().contiguous()},
-      {absl::StrCat(module, ".qzeros"), PackRows(zeros, bits)},
+       Pack(linear.codes, bits, version).t().contiguous()},
+      {absl::StrCat(module, ".qzeros"), Pack(zeros, bits, version)},
       {absl::StrCat(module, ".scales"), scales},
       {absl::StrCat(module, ".g_idx"), index}};
 }
@@ -166,7 +179,7 @@ absl::StatusOr<formats::QuantizedLinear> DecodeGptq(
     GptqVersion version) {
   ASSIGN_OR_RETURN(const at::Tensor qweight,
                    ReadTyped(reader, module.name, "qweight", at::kInt));
-  ASSIGN_OR_RETURN(const int bits, WidthOf(qweight, module));
+  ASSIGN_OR_RETURN(const int bits, WidthOf(qweight, module, version));
   ASSIGN_OR_RETURN(const at::Tensor qzeros,
                    ReadTyped(reader, module.name, "qzeros", at::kInt));
   ASSIGN_OR_RETURN(const at::Tensor scales,
@@ -176,7 +189,7 @@ absl::StatusOr<formats::QuantizedLinear> DecodeGptq(
   linear.format = absl::StrCat("int", bits);
   linear.out_features = module.out_features;
   linear.in_features = module.in_features;
-  linear.codes = UnpackRows(qweight.t().contiguous(), bits);
+  linear.codes = Unpack(qweight.t().contiguous(), bits, version);
   linear.scales = scales.t().contiguous();
   linear.zeros = DecodeZeros(qzeros, bits, version);
   linear.symmetric = linear.zeros.eq(1 << (bits - 1)).all().item<bool>();

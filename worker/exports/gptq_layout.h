@@ -18,11 +18,13 @@
 
 namespace quantd::exports {
 
-// How zero points are stored: kV1 keeps zero - 1 and cannot hold 0.
-enum class GptqVersion { kV1, kV2 };
+// How zero points are stored: kV1 keeps zero - 1 and cannot hold 0. kPlanar
+// ("gptq_p") is kV2 with codes and zero points packed in planes.
+enum class GptqVersion { kV1, kV2, kPlanar };
 
-// True for 2, 3, 4 and 8: the widths that every reader of the layout knows.
-bool GptqHasWidth(int bits);
+// 2, 3, 4 and 8, the widths that every reader of the layout knows; kPlanar has
+// 5 and 6 besides.
+bool GptqHasWidth(int bits, GptqVersion version);
 
 // The four tensors of `module`. INVALID_ARGUMENT, GPTQ_V1_ZERO_POINT or
 // EXPORT_CANNOT_STORE.
@@ -59,8 +61,7 @@ nlohmann::json MakeGptqConfig(
     const std::map<std::string, GptqModuleSettings>& modules);
 
 // A loader over `reader`, which outlives it. INVALID_ARGUMENT, GPTQ_CONFIG, for
-// a quantization_config that cannot be right, GPTQ_PLANAR for the planar
-// variant.
+// a quantization_config that cannot be right.
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> OpenGptq(
     checkpoints::CheckpointReader& reader, at::Device device);
 

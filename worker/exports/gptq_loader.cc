@@ -28,15 +28,10 @@ absl::StatusOr<GptqVersion> ParseVersion(const nlohmann::json& config) {
   }
   if (format == "gptq") return GptqVersion::kV1;
   if (format == "gptq_v2") return GptqVersion::kV2;
-  if (format == "gptq_p") {
-    return ConfigError("GPTQ_PLANAR",
-                       "the checkpoint has the planar packing \"gptq_p\", "
-                       "which this build does not read; export it as "
-                       "\"gptq_v2\"");
-  }
+  if (format == "gptq_p") return GptqVersion::kPlanar;
   return ConfigError("GPTQ_CONFIG",
                      absl::StrCat("checkpoint_format \"", format.substr(0, 32),
-                                  "\" is none of gptq, gptq_v2"));
+                                  "\" is none of gptq, gptq_v2, gptq_p"));
 }
 
 class GptqLoader : public models::LinearLoader {

@@ -153,8 +153,9 @@ FormatEntry MakeEntry(int bits) {
   entry.description.set_reference("docs/formats/int.md");
   entry.description.add_provides("integer");
   entry.description.add_provides(absl::StrCat("bits=", bits));
+  entry.description.add_provides("gptq_layout");
   // Codes that fill 32-bit words as the published GPTQ kernels read them.
-  if (bits != 5 && bits != 6) entry.description.add_provides("gptq_layout");
+  if (bits != 5 && bits != 6) entry.description.add_provides("gptq_stream");
   entry.description.add_provides("kv_cache");
   // Narrower ones are published for keys and values alone.
   if (bits >= 4) {

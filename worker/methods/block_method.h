@@ -34,6 +34,10 @@ struct BlockProblem {
   // blocks that are quantized, and what the float block makes of it.
   std::function<at::Tensor(int64_t i)> input;
   std::function<at::Tensor(int64_t i)> target;
+  // Of sequence i, float32 [tokens, hidden], 1 at least: how often the squared
+  // error of an element of the output counts. Empty: all once. Only where the
+  // method asked for it.
+  std::function<at::Tensor(int64_t i)> output_weights = {};
   // The block's output with other weights, one per linear and in their order;
   // autograd goes through it to the weights.
   std::function<at::Tensor(const at::Tensor& input,
@@ -50,6 +54,10 @@ struct BlockProblem {
 class BlockMethod {
  public:
   virtual ~BlockMethod() = default;
+  // Whether errors of the output are to count by what they do to the loss of
+  // the float model. That takes a pass back through all of it, before any block
+  // is quantized.
+  virtual bool needs_output_weights() const { return false; }
   // One solution per linear; the loss curve, which they share, is the first's.
   // Polls `cancel` between sequences. Errors as of Method::QuantizeLinear.
   virtual absl::StatusOr<std::vector<LinearSolution>> QuantizeBlock(

@@ -13,6 +13,10 @@ namespace quantd::methods {
 namespace {
 
 constexpr char kId[] = "brecq";
+// In groups of 128 int4 takes 4.125 bits and int6 6.125: a quarter of the
+// weights in int6.
+constexpr double kAverageBits = 4.625;
+constexpr char kFisher[] = "fisher";
 
 v1::ComponentEntry Describe() {
   v1::ComponentEntry entry;
@@ -32,6 +36,10 @@ v1::ComponentEntry Describe() {
       "batch", 4, 1, 4096, "Calibration sequences per iteration.");
   *entry.add_params() = spec::IntParameter(
       "seed", 0, 0, 4294967295, "Of the order in which sequences are taken.");
+  *entry.add_params() = spec::StringParameter(
+      "weighting", "plain", {"plain", kFisher},
+      "Whether errors of a block's output count alike, or by the square of the "
+      "float model's loss gradient.");
   RequireIntegers(&entry);
   return entry;
 }
@@ -42,6 +50,10 @@ MethodEntry Brecq() {
   MethodEntry entry;
   entry.description = Describe();
   PresetOfSoftRounding(&entry.preset);
+  v1::Component* mixed = entry.preset.mutable_mixed();
+  mixed->set_id("sensitivity");
+  (*mixed->mutable_params())["formats"].set_string_value("int4+int6");
+  (*mixed->mutable_params())["average_bits"].set_double_value(kAverageBits);
   entry.make = [](const spec::Params& params) -> std::unique_ptr<Method> {
     const SoftRoundingOptions options =
         ReadSoftRounding(params, /*cosine=*/false);
@@ -49,7 +61,8 @@ MethodEntry Brecq() {
         kId,
         BlockSchedule{.iterations = options.iterations,
                       .batch = params.GetInt("batch"),
-                      .seed = static_cast<uint64_t>(params.GetInt("seed"))},
+                      .seed = static_cast<uint64_t>(params.GetInt("seed")),
+                      .weighted = params.GetString("weighting") == kFisher},
         params.GetDouble("min_tokens"),
         [options](const RowsToRound& rows, const formats::Format& format) {
           return std::make_unique<SoftRounding>(rows, format.max_code(),

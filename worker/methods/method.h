@@ -64,7 +64,8 @@ struct LinearProblem {
 
 struct LinearSolution {
   formats::QuantizedLinear linear;
-  // OK, DAMPED or RTN_FALLBACK; with the reason where it is not OK.
+  // OK, DAMPED or RTN_FALLBACK; with the reason where it is not OK. The caller
+  // knows of UNWEIGHTED.
   v1::Verdict verdict = v1::VERDICT_OK;
   std::string reason;
   // The damping fraction that the factorization succeeded with; 0 if unused.

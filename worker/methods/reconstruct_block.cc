@@ -82,6 +82,8 @@ class BlockLoop {
   // rounding's; the gradients are left in `weights`.
   absl::StatusOr<double> Backward(const std::vector<int64_t>& batch,
                                   const std::vector<at::Tensor>& weights);
+  // The squared errors of sequence `i`, each as often as it counts.
+  at::Tensor SquaredErrors(const at::Tensor& output, int64_t i) const;
   // The sum of squared output errors of each sequence.
   absl::StatusOr<std::vector<double>> Losses(
       const std::vector<LinearSolution>& solutions);
@@ -98,6 +100,12 @@ class BlockLoop {
 
 double Sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+at::Tensor BlockLoop::SquaredErrors(const at::Tensor& output, int64_t i) const {
+  const at::Tensor squares = output.sub(problem_.target(i)).square();
+  return problem_.output_weights ? squares.mul(problem_.output_weights(i))
+                                 : squares;
 }
 
 absl::Status BlockLoop::Round() {
@@ -122,10 +130,7 @@ absl::StatusOr<std::vector<double>> BlockLoop::Losses(
   for (int64_t s = 0; s < problem_.sequences; ++s) {
     RETURN_IF_ERROR(cancel_.Check());
     const at::Tensor output = problem_.forward(problem_.input(s), weights);
-    losses.push_back(output.sub(problem_.target(s))
-                         .square_()
-                         .sum(at::kDouble)
-                         .item<double>());
+    losses.push_back(SquaredErrors(output, s).sum(at::kDouble).item<double>());
   }
   return losses;
 }
@@ -157,8 +162,7 @@ absl::StatusOr<double> BlockLoop::Backward(
   for (const int64_t s : batch) {
     RETURN_IF_ERROR(cancel_.Check());
     const at::Tensor output = problem_.forward(problem_.input(s), weights);
-    const at::Tensor loss =
-        output.sub(problem_.target(s)).square().sum().mul(1 / plain);
+    const at::Tensor loss = SquaredErrors(output, s).sum().mul(1 / plain);
     loss.backward();
     total += loss.item<double>();
   }

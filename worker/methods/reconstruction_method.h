@@ -32,6 +32,8 @@ class ReconstructionMethod : public Method, public BlockMethod {
   double min_tokens() const override { return min_tokens_; }
   const BlockMethod* block_method() const override { return this; }
 
+  bool needs_output_weights() const override { return schedule_.weighted; }
+
   // A layer that stands alone, by the loss of its own output.
   absl::StatusOr<LinearSolution> QuantizeLinear(
       const LinearProblem& problem,

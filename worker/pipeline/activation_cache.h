@@ -46,6 +46,7 @@ class ActivationCache {
   int64_t sequences() const { return options_.sequences; }
   // Per sequence.
   int64_t tokens() const { return options_.tokens; }
+  at::Device device() const { return options_.device; }
   bool spilled() const { return spilled_; }
 
   // Views of sequence `i`, or copies on another device; the input is undefined

@@ -10,9 +10,9 @@
 #include "proto/base/status_macros.h"
 #include "proto/spec/mixed_config.h"
 #include "proto/spec/tag.h"
+#include "worker/exports/probe.h"
 #include "worker/pipeline/fingerprint.h"
 #include "worker/pipeline/manifest.h"
-#include "worker/pipeline/probe.h"
 #include "worker/pipeline/quantize_job.h"
 #include "worker/pipeline/simulated_linear.h"
 
@@ -41,8 +41,8 @@ absl::Status WriteExpectedProbe(QuantizeJob& job, const exports::Export& layout,
     if (plan.quantized) plans[plan.name] = &plan;
   }
   const RangesByModule ranges = RangesIn(job.journal->done());
-  const LinearOf linear_of = [&](const std::string& module,
-                                 const at::Tensor& bias)
+  const exports::LinearOf linear_of = [&](const std::string& module,
+                                          const at::Tensor& bias)
       -> absl::StatusOr<std::unique_ptr<models::Linear>> {
     const auto plan = plans.find(module);
     if (plan == plans.end()) return nullptr;
@@ -52,12 +52,12 @@ absl::Status WriteExpectedProbe(QuantizeJob& job, const exports::Export& layout,
                                layout.StoredWeight(linear).to(job.device),
                                bias);
   };
-  Probe probe;
-  probe.ids = ProbeIds(tokens, model);
-  ASSIGN_OR_RETURN(
-      probe.logits,
-      ProbeLogits(model, probe.ids, {linear_of, job.kv_rounding}, job.cancel));
-  return WriteProbe(path, probe);
+  exports::Probe probe;
+  probe.ids = exports::ProbeIds(tokens, model);
+  ASSIGN_OR_RETURN(probe.logits, exports::ProbeLogits(
+                                     model, probe.ids,
+                                     {linear_of, job.kv_rounding}, job.cancel));
+  return exports::WriteProbe(path, probe);
 }
 
 absl::StatusOr<WrittenExport> WriteLayout(QuantizeJob& job,

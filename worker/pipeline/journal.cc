@@ -97,7 +97,8 @@ std::string Journal::NewFile(const std::string& name) const {
 
 absl::Status Journal::Keep(int64_t step,
                            const std::map<std::string, std::string>& files) {
-  for (const char* role : {kTokensRole, kWeightsRole, kTransformRole}) {
+  for (const char* role :
+       {kTokensRole, kWeightsRole, kTransformRole, kOutputWeightsRole}) {
     const auto file = files.find(role);
     if (file == files.end()) continue;
     const std::string link = absl::StrCat(file->second, ".kept");

@@ -19,6 +19,7 @@ namespace quantd::pipeline {
 // The kinds of step, as the contract names them.
 inline constexpr char kLoadStep[] = "load";
 inline constexpr char kMeasureStep[] = "measure";
+inline constexpr char kWeighStep[] = "weigh";
 inline constexpr char kBlockStep[] = "block";
 inline constexpr char kHeadStep[] = "head";
 inline constexpr char kExportStep[] = "export";
@@ -31,6 +32,8 @@ inline constexpr char kFailureStep[] = "failure";
 inline constexpr char kTokensRole[] = "tokens";
 inline constexpr char kWeightsRole[] = "weights";
 inline constexpr char kActivationsRole[] = "activations";
+// How much errors of the elements of a block's output count.
+inline constexpr char kOutputWeightsRole[] = "output_weights";
 // What transforms changed in a block.
 inline constexpr char kTransformRole[] = "transform";
 inline constexpr char kManifestRole[] = "manifest";

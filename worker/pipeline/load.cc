@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a recipe to a plan, and the first step: the calibration tokens.
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,6 +35,11 @@ std::vector<PlannedStep> PlanSteps(const QuantizeJob& job) {
     if (job.mixed->specs.contains(job.source.model->HeadShape().name)) {
       steps.push_back({kMeasureStep, last.name});
     }
+  }
+  const std::set<int64_t>& weighted = job.calibration.weighted_blocks;
+  for (int64_t i = blocks - 1; !weighted.empty() && i >= *weighted.begin();
+       --i) {
+    steps.push_back({kWeighStep, absl::StrCat(i)});
   }
   for (int64_t i = 0; i < blocks; ++i) {
     steps.push_back({kBlockStep, absl::StrCat(i)});

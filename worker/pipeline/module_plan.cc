@@ -13,6 +13,7 @@
 #include "proto/base/status_macros.h"
 #include "proto/spec/glob.h"
 #include "proto/spec/module_components.h"
+#include "worker/methods/block_method.h"
 #include "worker/methods/method.h"
 
 namespace quantd::pipeline {
@@ -230,6 +231,11 @@ absl::StatusOr<CalibrationPlan> PlanCalibration(
     ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
     if (method->needs() == methods::Needs::kGramAndDrift) {
       calibration.drift = true;
+    }
+    const methods::BlockMethod* together = method->block_method();
+    if (plan.block != kHeadBlock && together != nullptr &&
+        together->needs_output_weights()) {
+      calibration.weighted_blocks.insert(plan.block);
     }
     if (flow.has_value() && *flow != method->flow()) {
       return base::MakeError(

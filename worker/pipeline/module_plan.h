@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,8 @@ struct CalibrationPlan {
   // Whether some method compares layers' inputs with those of the float model.
   bool drift = false;
   methods::CalibrationFlow flow;
+  // The decoder blocks whose method weighs errors of their outputs.
+  std::set<int64_t> weighted_blocks;
 };
 
 // INVALID_ARGUMENT, METHOD_PARAMETERS_DIFFER, where modules want tokens to go

@@ -221,10 +221,12 @@ absl::StatusOr<QuantizedBlock> BlockLoop::Quantize(int64_t index,
   if (targets_ != nullptr) {
     RETURN_IF_ERROR(ForwardAll(block, *cache_, job_.cancel, job_.progress.get(),
                                targets_.get()));
+    ASSIGN_OR_RETURN(const OutputWeights weights,
+                     ReadOutputWeights(job_, index));
     ASSIGN_OR_RETURN(
         BlockSolutions solved,
-        ReconstructBlock(block, plans, {*cache_, *targets_}, &checkpoint_,
-                         job_.cancel, job_.progress.get()));
+        ReconstructBlock(block, plans, {*cache_, *targets_, weights},
+                         &checkpoint_, job_.cancel, job_.progress.get()));
     together = !solved.empty();
     quantizer_.Take(std::move(solved));
   }

@@ -14,6 +14,7 @@
 #include "quantd/v1/runner.pb.h"
 #include "worker/exports/export.h"
 #include "worker/formats/quantized_linear.h"
+#include "worker/pipeline/block_reconstruction.h"
 #include "worker/pipeline/journal.h"
 #include "worker/pipeline/mixed_plan.h"
 #include "worker/pipeline/module_plan.h"
@@ -80,6 +81,7 @@ absl::Status SettleFormats(QuantizeJob& job);
 // Each does the journal's next step or, for the blocks, all that are left.
 absl::Status RunLoad(QuantizeJob& job);
 absl::Status RunMeasure(QuantizeJob& job);
+absl::Status RunWeigh(QuantizeJob& job);
 absl::Status RunBlocks(QuantizeJob& job);
 absl::Status RunExport(QuantizeJob& job);
 absl::Status RunVerify(QuantizeJob& job);
@@ -92,6 +94,11 @@ absl::StatusOr<std::vector<v1::ProducedArtifact>> MakeArtifacts(
 
 // The calibration tokens, int64 [samples, length], of the load step.
 absl::StatusOr<at::Tensor> LoadTokens(const QuantizeJob& job);
+
+// What the steps of RunWeigh left of the block; nothing where its method does
+// not ask. DATA_LOSS, STEP_FILE_DAMAGED.
+absl::StatusOr<OutputWeights> ReadOutputWeights(const QuantizeJob& job,
+                                                int64_t block);
 
 // Stores the embeddings of the calibration tokens, which the load step
 // committed. DATA_LOSS, STEP_FILE_DAMAGED; CANCELLED.

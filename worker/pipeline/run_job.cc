@@ -17,10 +17,10 @@ using Stage = absl::Status (*)(QuantizeJob&);
 // Which stage does a kind of step.
 const std::map<std::string, Stage>& Stages() {
   static const auto& stages = *new std::map<std::string, Stage>{
-      {kLoadStep, &RunLoad},        {kMeasureStep, &RunMeasure},
-      {kBlockStep, &RunBlocks},     {kHeadStep, &RunBlocks},
-      {kExportStep, &RunExport},    {kVerifyStep, &RunVerify},
-      {kEvaluateStep, &RunEvaluate}};
+      {kLoadStep, &RunLoad},     {kMeasureStep, &RunMeasure},
+      {kWeighStep, &RunWeigh},   {kBlockStep, &RunBlocks},
+      {kHeadStep, &RunBlocks},   {kExportStep, &RunExport},
+      {kVerifyStep, &RunVerify}, {kEvaluateStep, &RunEvaluate}};
   return stages;
 }
 

@@ -13,8 +13,8 @@
 #include "proto/base/digest.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
+#include "worker/exports/probe.h"
 #include "worker/pipeline/manifest.h"
-#include "worker/pipeline/probe.h"
 #include "worker/pipeline/quantize_job.h"
 #include "worker/pipeline/verified_artifact.h"
 
@@ -77,14 +77,14 @@ absl::StatusOr<std::string> FirstDifferentModule(const QuantizeJob& job,
 
 // The largest absolute difference of the logits.
 absl::StatusOr<double> CompareProbe(const QuantizeJob& job,
-                                    const Probe& expected,
+                                    const exports::Probe& expected,
                                     SourceModel& artifact) {
-  const LinearOf own = [](const std::string&, const at::Tensor&) {
+  const exports::LinearOf own = [](const std::string&, const at::Tensor&) {
     return std::unique_ptr<models::Linear>();
   };
   ASSIGN_OR_RETURN(
       const at::Tensor logits,
-      ProbeLogits(*artifact.model, expected.ids, {own}, job.cancel));
+      exports::ProbeLogits(*artifact.model, expected.ids, {own}, job.cancel));
   if (!at::isfinite(logits).all().item<bool>()) {
     return base::MakeError(
         absl::StatusCode::kFailedPrecondition, "NUMERIC_LOGITS",
@@ -124,7 +124,8 @@ absl::Status RunVerify(QuantizeJob& job) {
                    OpenVerifiedArtifact(job, export_step));
   ASSIGN_OR_RETURN(const std::string probe_file,
                    job.journal->FileOf(export_step, kProbeRole));
-  ASSIGN_OR_RETURN(const Probe expected, ReadProbe(probe_file));
+  ASSIGN_OR_RETURN(const exports::Probe expected,
+                   exports::ReadProbe(probe_file));
   ASSIGN_OR_RETURN(const std::string different,
                    FirstDifferentModule(job, *job.exports[index], artifact));
   if (!different.empty()) {

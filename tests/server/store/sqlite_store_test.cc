@@ -402,6 +402,30 @@ TEST_F(StoreTest, SupersededActivationsGoAndNothingElse) {
   EXPECT_EQ(*store_->DropSuperseded("job-a", remove), 0);
 }
 
+TEST_F(StoreTest, OutputWeightsStayUntilTheJobHasSucceeded) {
+  ASSERT_TRUE(store_->SubmitJob(MakeJob("job-a")).ok());
+  const LeaseKey lease = Grant("job-a");
+  ASSERT_TRUE(store_->MarkRunning(lease, TestTime()).ok());
+  v1::Step first = MakeStep(0);
+  (*first.mutable_blobs())["output_weights"].set_sha256(FakeDigest(2000));
+  ASSERT_TRUE(store_->CommitStep(lease, first, TestTime()).ok());
+  ASSERT_TRUE(store_->CommitStep(lease, MakeStep(1), TestTime()).ok());
+  ASSERT_TRUE(store_->CommitStep(lease, MakeStep(2), TestTime()).ok());
+  std::set<std::string> removed;
+  const auto remove = [&removed](const std::string& sha256) {
+    removed.insert(sha256);
+  };
+  ASSERT_TRUE(store_->DropSuperseded("job-a", remove).ok());
+  EXPECT_FALSE(removed.contains(FakeDigest(2000)));
+  ASSERT_TRUE(
+      store_->FinishAttempt(Finished(lease), Always(v1::JOB_STATE_SUCCEEDED))
+          .ok());
+  EXPECT_EQ(*store_->JobsWithPassingBlobs(), std::vector<std::string>{"job-a"});
+  ASSERT_TRUE(store_->DropSuperseded("job-a", remove).ok());
+  EXPECT_TRUE(removed.contains(FakeDigest(2000)));
+  EXPECT_TRUE(store_->JobsWithPassingBlobs()->empty());
+}
+
 TEST_F(StoreTest, RemembersTheNewestCatalogAndWorkers) {
   EXPECT_EQ(base::ErrorReason(store_->GetCatalog().status()), "NO_CATALOG");
   v1::Catalog catalog;

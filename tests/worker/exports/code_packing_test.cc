@@ -58,6 +58,37 @@ TEST(CodePackingTest, ThreeBitCodesStraddleWords) {
             (std::vector<uint32_t>{0xC0000000, 0x80000001, 0x00000002}));
 }
 
+// Six bits: the low four of every code fill four words, the high two the next
+// two.
+TEST(CodePackingTest, PlanesHoldTheLowBitsOfAllCodesFirst) {
+  std::vector<uint8_t> values(32, 0);
+  values[0] = 0b110101;
+  values[9] = 0b100001;
+  values[31] = 0b011111;
+  EXPECT_EQ(Words(PackPlanes(Codes(values), 6)),
+            (std::vector<uint32_t>{0x5, 0x10, 0, 0xF0000000, 0x3 | 0x2u << 18,
+                                   0x1u << 30}));
+  // Five: the highest bit of code i is bit i of the last word.
+  values[31] = 0b11111;
+  values[0] = 0b10101;
+  values[9] = 0b00001;
+  EXPECT_EQ(
+      Words(PackPlanes(Codes(values), 5)),
+      (std::vector<uint32_t>{0x5, 0x10, 0, 0xF0000000, 0x1 | 0x1u << 31}));
+}
+
+TEST(CodePackingTest, PlanesReadBackAndOnePlaneIsTheStream) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    const at::Tensor codes =
+        at::randint(1 << bits, {5, 96}, at::kLong).to(at::kByte);
+    const at::Tensor words = PackPlanes(codes, bits);
+    ASSERT_EQ(words.size(1), 96 * bits / 32);
+    EXPECT_TRUE(UnpackPlanes(words, bits).equal(codes)) << bits;
+    const bool one = bits == 1 || bits == 2 || bits == 4 || bits == 8;
+    EXPECT_EQ(words.equal(PackRows(codes, bits)), one) << bits;
+  }
+}
+
 // Bit by bit, the slow way.
 TEST(CodePackingTest, EveryWidthIsTheBitStream) {
   for (int bits = 1; bits <= 8; ++bits) {

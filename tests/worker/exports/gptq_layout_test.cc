@@ -60,13 +60,17 @@ formats::QuantizedLinear Rounded(const std::string& format, bool symmetric,
 GptqModule Module() { return {"m", 64, 96}; }
 
 TEST(GptqLayoutTest, EveryWidthReadsBackAsItWas) {
-  for (const char* format : {"int2", "int3", "int4", "int8"}) {
+  for (const char* format : {"int2", "int3", "int4", "int5", "int6", "int8"}) {
     for (const int64_t group : {-1, 32, 48}) {
       const auto linear = Rounded(format, false, group);
-      const auto tensors = EncodeGptq("m", linear, GptqVersion::kV2);
+      const int bits = (*formats::FindFormat(format))->bits();
+      const GptqVersion version = GptqHasWidth(bits, GptqVersion::kV2)
+                                      ? GptqVersion::kV2
+                                      : GptqVersion::kPlanar;
+      const auto tensors = EncodeGptq("m", linear, version);
       ASSERT_TRUE(tensors.ok()) << tensors.status();
       MemoryReader reader(*tensors);
-      const auto back = DecodeGptq(reader, Module(), GptqVersion::kV2);
+      const auto back = DecodeGptq(reader, Module(), version);
       ASSERT_TRUE(back.ok()) << back.status();
       EXPECT_EQ(back->format, linear.format);
       EXPECT_EQ(back->group_size, linear.group_size);
@@ -90,6 +94,23 @@ TEST(GptqLayoutTest, VersionsDifferByOneInTheZeroPoints) {
   MemoryReader reader(*v1);
   const auto back = DecodeGptq(reader, Module(), GptqVersion::kV1);
   EXPECT_TRUE(formats::Dequantize(*back).equal(formats::Dequantize(linear)));
+}
+
+TEST(GptqLayoutTest, OnlyPlanesHoldFiveAndSixBits) {
+  const auto tensors =
+      *EncodeGptq("m", Rounded("int6", true, 32), GptqVersion::kPlanar);
+  EXPECT_EQ(tensors.at("m.qweight").sizes(), at::IntArrayRef({18, 64}));
+  // 32, the middle: the low plane of a zero point is empty, the high one has 2.
+  EXPECT_TRUE(tensors.at("m.qzeros").narrow(1, 0, 4).eq(0).all().item<bool>());
+  EXPECT_TRUE(tensors.at("m.qzeros")
+                  .narrow(1, 4, 2)
+                  .eq(static_cast<int32_t>(0xAAAAAAAA))
+                  .all()
+                  .item<bool>());
+  MemoryReader reader(tensors);
+  EXPECT_EQ(base::ErrorReason(
+                DecodeGptq(reader, Module(), GptqVersion::kV2).status()),
+            "GPTQ_TENSOR_INVALID");
 }
 
 TEST(GptqLayoutTest, ShapesAndTypesAreThoseOfTheLayout) {
@@ -187,14 +208,28 @@ TEST(GptqExportTest, RefusesWhatTheLayoutHasNoPlaceFor) {
     EXPECT_NE(status.message().find("m"), std::string::npos);
     return base::ErrorReason(status) == "EXPORT_CANNOT_STORE";
   };
-  EXPECT_TRUE(refused([](PlannedModule& m) { m.spec.format = "int5"; }));
-  EXPECT_TRUE(refused([](PlannedModule& m) { m.spec.format = "int6"; }));
   EXPECT_TRUE(refused([](PlannedModule& m) { m.in_features = 80; }));
   EXPECT_TRUE(refused([](PlannedModule& m) { m.out_features = 65; }));
   EXPECT_TRUE(refused([](PlannedModule& m) { m.spec.group_size = 64; }));
   EXPECT_TRUE(
       refused([](PlannedModule& m) { m.spec.scale_dtype = "float32"; }));
   EXPECT_TRUE(refused([](PlannedModule& m) { m.tied_head = true; }));
+}
+
+TEST(GptqExportTest, OnlyVersionAutoTakesFiveAndSixBits) {
+  for (const char* version : {"auto", "v1", "v2"}) {
+    v1::Component component;
+    component.set_id("gptq");
+    (*component.mutable_params())["version"].set_string_value(version);
+    const auto layout = MakeExport(component);
+    ASSERT_TRUE(layout.ok()) << layout.status();
+    for (const char* format : {"int5", "int6"}) {
+      const absl::Status status = (*layout)->CheckModule(
+          {"m", 64, 96, {format, 32, true, "float16"}, false});
+      EXPECT_EQ(base::ErrorReason(status),
+                version == std::string("auto") ? "" : "EXPORT_CANNOT_STORE");
+    }
+  }
 }
 
 TEST(MakeLoaderTest, NamesAnUnknownQuantization) {
@@ -205,14 +240,14 @@ TEST(MakeLoaderTest, NamesAnUnknownQuantization) {
   EXPECT_NE(loader.status().message().find("mystery"), std::string::npos);
 }
 
-TEST(MakeLoaderTest, RefusesThePlanarVariantAndStrangeConfigs) {
+TEST(MakeLoaderTest, RefusesStrangeConfigs) {
   MemoryReader reader({});
   const auto reason = [&](nlohmann::json format) {
     reader.json_["quantization_config"] = {{"quant_method", "gptq"},
                                            {"checkpoint_format", format}};
     return base::ErrorReason(MakeLoader(reader).status());
   };
-  EXPECT_EQ(reason("gptq_p"), "GPTQ_PLANAR");
+  EXPECT_EQ(reason("gptq_p"), "");
   EXPECT_EQ(reason("else"), "GPTQ_CONFIG");
   EXPECT_EQ(reason(7), "GPTQ_CONFIG");
   EXPECT_EQ(reason("GPTQ_V2"), "");

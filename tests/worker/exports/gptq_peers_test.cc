@@ -3,10 +3,10 @@
 #include <ATen/ops/allclose.h>
 #include <gtest/gtest.h>
 
-#include "proto/base/error.h"
 #include "tests/support/test_data.h"
 #include "worker/checkpoints/safetensors_writer.h"
 #include "worker/exports/export.h"
+#include "worker/exports/gptq_layout.h"
 
 namespace quantd::exports {
 namespace {
@@ -90,16 +90,34 @@ INSTANTIATE_TEST_SUITE_P(
         GptqModel("gptqmodel_w4g32_sym_desc_act"),
         GptqModel("gptqmodel_w4g64_partial"), GptqModel("gptqmodel_w4gm1_sym"),
         GptqModel("gptqmodel_w8g32_sym"), GptqModel("gptqmodel_dynamic"),
+        GptqModel("gptqmodel_w5g32_planar"),
         AutoRound("ar_autogptq_w4g32_asym"), AutoRound("ar_autogptq_w4g32_sym"),
         AutoRound("ar_autogptq_w8g128_sym")),
     NameOf);
 
-TEST(GptqPlanarTest, IsRefusedWithItsName) {
+TEST(GptqPlanarTest, IsWrittenInTheWordsOfThePeer) {
   SKIP_WITHOUT_TEST_DATA();
-  const auto reader = checkpoints::OpenCheckpoint(
-      support::TestData("fixtures/quantized/gptqmodel_w5g32_planar"));
+  const std::string folder =
+      support::TestData("fixtures/quantized/gptqmodel_w5g32_planar");
+  const auto reader = checkpoints::OpenCheckpoint(folder);
   ASSERT_TRUE(reader.ok()) << reader.status();
-  EXPECT_EQ(base::ErrorReason(MakeLoader(**reader).status()), "GPTQ_PLANAR");
+  const auto expected =
+      checkpoints::ReadSafetensors(folder + "/dequantized.safetensors");
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  ASSERT_FALSE(expected->empty());
+  for (const auto& [name, weight] : *expected) {
+    const std::string module = name.substr(0, name.size() - 7);
+    const auto linear =
+        DecodeGptq(**reader, {module, weight.size(0), weight.size(1)},
+                   GptqVersion::kPlanar);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    EXPECT_EQ(linear->format, "int5");
+    const auto written = EncodeGptq(module, *linear, GptqVersion::kPlanar);
+    ASSERT_TRUE(written.ok()) << written.status();
+    for (const auto& [tensor, value] : *written) {
+      EXPECT_TRUE(value.equal(*(*reader)->Read(tensor))) << tensor;
+    }
+  }
 }
 
 }  // namespace

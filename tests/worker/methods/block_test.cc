@@ -7,10 +7,13 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/relu.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <string>
+#include <vector>
 
 #include "tests/worker/methods/every_state.h"
 #include "tests/worker/methods/random_layer.h"
@@ -232,6 +235,79 @@ TEST_P(BlockTest, ALinearThatTheOutputDoesNotReadStaysRounded) {
   const auto solutions = Solve(10);
   ASSERT_TRUE(solutions.ok()) << solutions.status();
   EXPECT_TRUE(at::equal((*solutions)[2].linear.codes, Rounded()[2].codes));
+}
+
+v1::Component Brecq(const std::string& weighting) {
+  v1::Component component;
+  component.set_id("brecq");
+  (*component.mutable_params())["weighting"].set_string_value(weighting);
+  return component;
+}
+
+TEST(WeightedBlockTest, OnlyFisherWeightingAsksForWeights) {
+  for (const char* weighting : {"plain", "fisher"}) {
+    const auto method = MakeMethod(Brecq(weighting));
+    ASSERT_TRUE(method.ok()) << method.status();
+    EXPECT_EQ((*method)->block_method()->needs_output_weights(),
+              weighting == std::string("fisher"));
+  }
+}
+
+// A block whose two outputs are its second weight, 0.4, on a grid of whole
+// numbers. Targets are 0 and 1: rounding down misses the second by 1, rounding
+// up the first.
+class WeightedBlock {
+ public:
+  explicit WeightedBlock(const std::vector<float>& weights) {
+    problem_.linears = {{"m",
+                         at::tensor({7.5f, 0.4f}).view({1, 2}),
+                         {.format = "int4", .symmetric = true}}};
+    problem_.linears[0].spec.group_size = -1;
+    problem_.sequences = 1;
+    problem_.input = [](int64_t) { return at::zeros({1, 2}); };
+    problem_.target = [](int64_t) {
+      return at::tensor({0.f, 1.f}).view({1, 2});
+    };
+    problem_.forward = [](const at::Tensor& input,
+                          const std::vector<at::Tensor>& given) {
+      return input.add(given[0].narrow(1, 1, 1));
+    };
+    if (weights.empty()) return;
+    problem_.output_weights = [weights](int64_t) {
+      return at::tensor(weights).view({1, 2});
+    };
+  }
+
+  LinearSolution Solve() {
+    const auto method = MakeMethod(Brecq("fisher"));
+    auto solved = (*method)->block_method()->QuantizeBlock(problem_, cancel_);
+    EXPECT_TRUE(solved.ok()) << solved.status();
+    return solved->front();
+  }
+
+ private:
+  BlockProblem problem_;
+  base::CancelToken cancel_;
+};
+
+float SecondWeight(const LinearSolution& solution) {
+  return formats::Dequantize(solution.linear)[0][1].item<float>();
+}
+
+TEST(WeightedBlockTest, ErrorsCountAsOftenAsTheirWeight) {
+  // Down costs 0 + 4, up 1 + 0. The first weight is the float one, 0.4 from
+  // the first target and 0.6 from the second: (0.16 + 4 * 0.36) / 4.
+  const LinearSolution up = WeightedBlock({1, 4}).Solve();
+  EXPECT_EQ(SecondWeight(up), 1);
+  EXPECT_NEAR(up.first_loss, 0.4, 1e-6);
+  EXPECT_DOUBLE_EQ(up.last_loss, 0.25);
+  // Down costs 1, up 4: plain rounding stays.
+  const LinearSolution down = WeightedBlock({4, 1}).Solve();
+  EXPECT_EQ(SecondWeight(down), 0);
+  EXPECT_NEAR(down.first_loss, 4 * 0.16 + 0.36, 1e-6);
+  EXPECT_DOUBLE_EQ(down.last_loss, 1);
+  // Without weights both cost 1.
+  EXPECT_EQ(SecondWeight(WeightedBlock({}).Solve()), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, BlockTest,

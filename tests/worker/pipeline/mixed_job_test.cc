@@ -274,12 +274,12 @@ TEST(MixedJobTest, ABudgetThatCannotBeMetIsRefusedBeforeAnyWork) {
 TEST(MixedJobTest, ACandidateThatTheExportCannotStoreIsRefusedAtOnce) {
   v1::JobSpec spec = SensitivityJob();
   (*RecipeOf(spec).mutable_mixed()->mutable_params())["formats"]
-      .set_string_value("int4+int6");
+      .set_string_value("int4+nf4");
   LocalAgent agent(spec);
   const absl::Status status = agent.Run().status();
   EXPECT_EQ(base::ErrorReason(status), "RECIPE_INVALID") << status;
   EXPECT_THAT(std::string(status.message()),
-              testing::AllOf(HasSubstr("int6"), HasSubstr("dequantized")));
+              testing::AllOf(HasSubstr("nf4"), HasSubstr("dequantized")));
   EXPECT_EQ(agent.steps_run_, 0);
 }
 

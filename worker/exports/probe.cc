@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "worker/pipeline/probe.h"
+#include "worker/exports/probe.h"
 
 #include <ATen/ops/arange.h>
 
@@ -11,7 +11,7 @@
 #include "proto/base/status_macros.h"
 #include "worker/checkpoints/safetensors_writer.h"
 
-namespace quantd::pipeline {
+namespace quantd::exports {
 namespace {
 
 constexpr int64_t kProbeTokens = 64;
@@ -94,4 +94,4 @@ absl::StatusOr<Probe> ReadProbe(const std::string& path) {
   return Probe{ids->second, logits->second};
 }
 
-}  // namespace quantd::pipeline
+}  // namespace quantd::exports

@@ -15,7 +15,7 @@
 #include "proto/base/cancel.h"
 #include "worker/models/model.h"
 
-namespace quantd::pipeline {
+namespace quantd::exports {
 
 struct Probe {
   // int64 [tokens].
@@ -50,4 +50,4 @@ absl::Status WriteProbe(const std::string& path, const Probe& probe);
 // DATA_LOSS, STEP_FILE_DAMAGED.
 absl::StatusOr<Probe> ReadProbe(const std::string& path);
 
-}  // namespace quantd::pipeline
+}  // namespace quantd::exports
