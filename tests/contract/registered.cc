@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -29,6 +30,11 @@ v1::Recipe Make(const std::string& method, const formats::WeightSpec& spec,
   recipe.mutable_weights()->set_scale_dtype(spec.scale_dtype);
   recipe.add_exports()->set_id(layout);
   return recipe;
+}
+
+// 0 where the format takes any.
+int64_t FixedGroupSize(const std::string& format) {
+  return (*formats::FindFormat(format))->fixed_group_size();
 }
 
 }  // namespace
@@ -60,7 +66,11 @@ std::string LayoutName(const formats::WeightSpec& spec) {
 
 std::vector<formats::WeightSpec> Layouts(const std::string& format) {
   std::vector<formats::WeightSpec> layouts;
-  for (const int64_t group : {-1, 16, 24, 32, 64}) {
+  std::set<int64_t> groups = {-1, 16, 24, 32, 64};
+  if (const int64_t fixed = FixedGroupSize(format); fixed != 0) {
+    groups.insert(fixed);
+  }
+  for (const int64_t group : groups) {
     for (const bool symmetric : {true, false}) {
       for (const char* scale : {"float16", "bfloat16", "float32"}) {
         formats::WeightSpec spec;
@@ -104,7 +114,8 @@ std::vector<formats::WeightSpec> LegalSpecs(const std::string& method) {
   for (const std::string& format : Ids(v1::SEAM_FORMAT)) {
     for (const formats::WeightSpec& spec : Layouts(format)) {
       const bool usual = spec.scale_dtype == "float16" &&
-                         (spec.group_size == -1 || spec.group_size == 32);
+                         (spec.group_size == -1 || spec.group_size == 32 ||
+                          spec.group_size == FixedGroupSize(format));
       if (!usual || !LegalRecipe(method, spec).has_value()) continue;
       if (formats::RoundToNearest(RandomWeight(4, 96, 1), spec).ok()) {
         specs.push_back(spec);

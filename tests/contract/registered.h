@@ -41,8 +41,9 @@ std::optional<v1::Recipe> LegalRecipe(const std::string& method,
                                       const formats::WeightSpec& spec,
                                       const std::string& layout = "");
 
-// The usual layout of each format that goes with a method: groups of 32 and
-// whole rows, float16 scales, with and without zero points.
+// The usual layout of each format that goes with a method: groups of 32, or of
+// the one size that the format has, and whole rows, float16 scales, with and
+// without zero points.
 std::vector<formats::WeightSpec> LegalSpecs(const std::string& method);
 
 }  // namespace quantd::contract

@@ -244,8 +244,9 @@ CheckpointEntry GgufContainer() {
   entry.description.set_seam(v1::SEAM_CHECKPOINT);
   entry.description.set_id("gguf");
   entry.description.set_summary(
-      "A .gguf file of version 2 or 3 with F32, F16, BF16, Q8_0, Q4_0 or Q4_1 "
-      "tensors.");
+      "A .gguf file of version 2 or 3, of floats or blocks but IQ1, IQ2, IQ3 "
+      "and "
+      "NVFP4.");
   entry.description.set_reference("docs/formats/gguf.md");
   entry.matches = Matches;
   entry.open = Open;

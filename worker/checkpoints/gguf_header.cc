@@ -214,8 +214,8 @@ class Parser {
       return RefuseGguf(
           "GGUF_TYPE_UNSUPPORTED",
           absl::StrCat("the type ", tensor->type->name,
-                       " is not read; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 "
-                       "are"));
+                       " is not read; F32, F16, BF16, Q4_0 to Q8_0, "
+                       "Q2_K to Q6_K, IQ4, TQ and MXFP4 are"));
     }
     RETURN_IF_ERROR(Size(tensor));
     // Offsets must follow each other, so nothing overlaps and nothing hides.

@@ -86,12 +86,14 @@ absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
                               QuantizedLinear* linear) {
   std::vector<at::Tensor> scales;
   std::vector<at::Tensor> zeros;
+  std::vector<at::Tensor> offsets;
   for (const Part& part : Cut(weight, linear->group_size)) {
     const WeightSpec own =
         SpecOfGroups(spec, part.first_group * linear->group_size, part.groups,
                      part.group_size);
     std::vector<at::Tensor> part_scales;
     std::vector<at::Tensor> part_zeros;
+    std::vector<at::Tensor> part_offsets;
     const auto choose = [&](int64_t begin, int64_t count) -> absl::Status {
       const at::Tensor rows = part.columns.narrow(0, begin, count);
       ASSIGN_OR_RETURN(const Grid grid,
@@ -99,14 +101,19 @@ absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
                                          tensor_scale));
       part_scales.push_back(PerGroup(grid.scale, part));
       if (grid.zero.defined()) part_zeros.push_back(PerGroup(grid.zero, part));
+      if (grid.offset.defined()) {
+        part_offsets.push_back(PerGroup(grid.offset, part));
+      }
       return absl::OkStatus();
     };
     RETURN_IF_ERROR(ForRows(weight, cancel, choose));
     scales.push_back(Join(part_scales, 0));
     if (!part_zeros.empty()) zeros.push_back(Join(part_zeros, 0));
+    if (!part_offsets.empty()) offsets.push_back(Join(part_offsets, 0));
   }
   linear->scales = Join(scales, 1);
   if (!zeros.empty()) linear->zeros = Join(zeros, 1);
+  if (!offsets.empty()) linear->offsets = Join(offsets, 1);
   return absl::OkStatus();
 }
 
@@ -149,8 +156,9 @@ absl::StatusOr<at::Tensor> NearestCodes(const Format& format,
             .to(at::kFloat)
             .flatten();
       };
-      Grid grid{of_rows(linear.scales), at::Tensor()};
+      Grid grid{.scale = of_rows(linear.scales)};
       if (linear.zeros.defined()) grid.zero = of_rows(linear.zeros);
+      if (linear.offsets.defined()) grid.offset = of_rows(linear.offsets);
       const at::Tensor rows = part.columns.narrow(0, begin, count);
       codes.narrow(0, begin, count)
           .narrow(1, column, width)
@@ -259,13 +267,18 @@ at::Tensor Dequantize(const QuantizedLinear& linear) {
     if (linear.zeros.defined()) {
       values.sub_(linear.zeros.to(at::kFloat).unsqueeze(2));
     }
-    return values.mul_(linear.scales.unsqueeze(2))
-        .view({linear.out_features, linear.in_features});
+    values.mul_(linear.scales.unsqueeze(2));
+    if (linear.offsets.defined()) values.add_(linear.offsets.unsqueeze(2));
+    return values.view({linear.out_features, linear.in_features});
   }
   if (linear.zeros.defined()) {
     values.sub_(SpreadGroups(linear.zeros.to(at::kFloat), linear));
   }
-  return values.mul_(SpreadGroups(linear.scales, linear));
+  values.mul_(SpreadGroups(linear.scales, linear));
+  if (linear.offsets.defined()) {
+    values.add_(SpreadGroups(linear.offsets, linear));
+  }
+  return values;
 }
 
 absl::StatusOr<QuantizedLinear> RoundToNearest(

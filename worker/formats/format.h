@@ -43,12 +43,14 @@ struct WeightSpec {
   }
 };
 
-// One grid per row: code q stands for scale * (level(q) - zero).
+// One grid per row: code q stands for scale * (level(q) - zero) + offset.
 struct Grid {
   // float32 [rows], as a reader of the stored scale computes it; finite.
   at::Tensor scale;
   // float32 [rows]; undefined where the format has no zero points.
-  at::Tensor zero;
+  at::Tensor zero = {};
+  // float32 [rows]; undefined where the format has no offsets.
+  at::Tensor offset = {};
 };
 
 // Immutable and thread-safe; owned by the registry.

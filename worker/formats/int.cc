@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integers of 2 to 8 bits with a scale and a zero point per group: one row per
+// Integers of 1 to 8 bits with a scale and a zero point per group: one row per
 // width, the rules in integer_conventions.h, the words in docs/formats/int.md.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
@@ -142,6 +142,24 @@ void AddParameters(FormatEntry* entry) {
   RequireSymmetric("grid=symmetric", entry);
 }
 
+// Of two levels, an integer zero point makes one 0: whatever the other is, half
+// of the weights are lost. Levels on both sides of 0 take a zero point between
+// the codes.
+void RequireFractionalZero(FormatEntry* entry) {
+  v1::Requirement* method = entry->description.add_requirements();
+  method->set_seam(v1::SEAM_METHOD);
+  method->set_property("fractional_zero");
+  method->set_why(
+      "with a zero point that is an integer one of its two levels is 0 and all "
+      "weights have one sign");
+  method->set_suggestion("hqq");
+  v1::Requirement* asymmetric = entry->description.add_requirements();
+  asymmetric->set_seam(v1::SEAM_FORMAT);
+  asymmetric->set_property("asymmetric");
+  asymmetric->set_why("two levels around 0 take a zero point between them");
+  asymmetric->set_suggestion("asymmetric weights");
+}
+
 FormatEntry MakeEntry(int bits) {
   FormatEntry entry;
   entry.description.set_seam(v1::SEAM_FORMAT);
@@ -153,22 +171,26 @@ FormatEntry MakeEntry(int bits) {
   entry.description.set_reference("docs/formats/int.md");
   entry.description.add_provides("integer");
   entry.description.add_provides(absl::StrCat("bits=", bits));
-  entry.description.add_provides("gptq_layout");
+  if (bits > 1) entry.description.add_provides("gptq_layout");
   // Codes that fill 32-bit words as the published GPTQ kernels read them.
-  if (bits != 5 && bits != 6) entry.description.add_provides("gptq_stream");
-  entry.description.add_provides("kv_cache");
+  if (bits != 1 && bits != 5 && bits != 6) {
+    entry.description.add_provides("gptq_stream");
+  }
+  if (bits > 1) entry.description.add_provides("kv_cache");
   // Narrower ones are published for keys and values alone.
   if (bits >= 4) {
     entry.description.add_provides("activations");
     entry.description.add_provides("static_activations");
   }
   AddParameters(&entry);
+  if (bits == 1) RequireFractionalZero(&entry);
   entry.format = std::make_shared<IntFormat>(bits);
   return entry;
 }
 
 }  // namespace
 
+FormatEntry Int1() { return MakeEntry(1); }
 FormatEntry Int2() { return MakeEntry(2); }
 FormatEntry Int3() { return MakeEntry(3); }
 FormatEntry Int4() { return MakeEntry(4); }

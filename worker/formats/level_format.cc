@@ -26,7 +26,9 @@ float Boundary(const Level& below, const Level& above, Ties ties) {
   if (zeros && ties == Ties::kToEvenCode) return above.value;
   const float middle =
       static_cast<float>((static_cast<double>(below.value) + above.value) / 2);
-  const bool up = ties == Ties::kToEvenCode && above.code % 2 == 0;
+  const bool up = (ties == Ties::kToEvenCode && above.code % 2 == 0) ||
+                  ties == Ties::kUp ||
+                  (ties == Ties::kOutward && above.value > 0);
   return up ? middle
             : std::nextafterf(middle, std::numeric_limits<float>::infinity());
 }
@@ -73,8 +75,8 @@ std::vector<Level> FloatLevels(int exponent_bits, int mantissa_bits, int bias,
   return levels;
 }
 
-LevelFormat::LevelFormat(int bits, const kernels::LevelGridRule& rule,
-                         int64_t fixed_group_size)
+LevelTable::LevelTable(int bits, const kernels::LevelGridRule& rule,
+                       int64_t fixed_group_size)
     : bits_(bits), rule_(rule), fixed_group_size_(fixed_group_size) {
   levels_ = at::full({int64_t{1} << bits},
                      std::numeric_limits<double>::quiet_NaN(), at::kFloat);
@@ -85,7 +87,7 @@ LevelFormat::LevelFormat(int bits, const kernels::LevelGridRule& rule,
   }
 }
 
-absl::Status LevelFormat::CheckLayout(const WeightSpec& spec) const {
+absl::Status LevelTable::CheckLayout(const WeightSpec& spec) const {
   if (!spec.symmetric) {
     return base::MakeError(
         absl::StatusCode::kInvalidArgument, "ASYMMETRIC_FORMAT",
@@ -114,8 +116,8 @@ absl::StatusOr<Grid> LevelFormat::ChooseGrid(const at::Tensor& values,
   return grid;
 }
 
-at::Tensor LevelFormat::Nearest(const at::Tensor& values,
-                                const Grid& grid) const {
+at::Tensor LevelTable::Nearest(const at::Tensor& values,
+                               const Grid& grid) const {
   const at::Tensor source = values.cpu().contiguous();
   const at::Tensor scales = grid.scale.cpu().contiguous();
   at::Tensor codes = at::empty_like(source, at::kByte);
@@ -134,7 +136,7 @@ at::Tensor LevelFormat::Nearest(const at::Tensor& values,
 
 FormatEntry MakeLevelEntry(const std::string& id, const std::string& kind,
                            const std::string& page,
-                           std::shared_ptr<const LevelFormat> format) {
+                           std::shared_ptr<const LevelTable> format) {
   FormatEntry entry;
   v1::ComponentEntry& description = entry.description;
   description.set_seam(v1::SEAM_FORMAT);

@@ -24,6 +24,8 @@ struct Level {
 enum class Ties {
   kToEvenCode,  // To the level whose code is even: IEEE 754's rule.
   kDown,        // To the smaller level.
+  kUp,          // To the larger level.
+  kOutward,     // To the level of the larger magnitude.
 };
 
 // `levels` in rising order, -0 before +0. The middles are float32, and exact
@@ -37,31 +39,21 @@ kernels::LevelGridRule MakeLevelRule(const std::vector<Level>& levels,
 std::vector<Level> FloatLevels(int exponent_bits, int mantissa_bits, int bias,
                                float largest);
 
-// The scale of a group from the largest magnitude in it, which is finite.
-using ScaleRule = std::function<float(float)>;
-
-class LevelFormat : public Format {
+// All of such a format but the choice of its grids.
+class LevelTable : public Format {
  public:
   // `fixed_group_size` 0: any group size will do.
-  LevelFormat(int bits, const kernels::LevelGridRule& rule,
-              int64_t fixed_group_size);
+  LevelTable(int bits, const kernels::LevelGridRule& rule,
+             int64_t fixed_group_size);
 
   int bits() const override { return bits_; }
   const at::Tensor& levels() const override { return levels_; }
   const kernels::LevelGridRule* level_rule() const override { return &rule_; }
   int64_t fixed_group_size() const override { return fixed_group_size_; }
   absl::Status CheckLayout(const WeightSpec& spec) const override;
-  absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
-                                  const WeightSpec& spec,
-                                  float tensor_scale) const override;
   at::Tensor Nearest(const at::Tensor& values, const Grid& grid) const override;
   // The largest finite level.
   float largest() const { return largest_; }
-
- protected:
-  // INVALID_ARGUMENT: what is wrong with the parameters.
-  virtual absl::StatusOr<ScaleRule> MakeScaleRule(const WeightSpec& spec,
-                                                  float tensor_scale) const = 0;
 
  private:
   const int bits_;
@@ -71,12 +63,30 @@ class LevelFormat : public Format {
   float largest_ = 0;
 };
 
+// The scale of a group from the largest magnitude in it, which is finite.
+using ScaleRule = std::function<float(float)>;
+
+// Levels around 0, whose scale follows from a group's largest magnitude.
+class LevelFormat : public LevelTable {
+ public:
+  using LevelTable::LevelTable;
+
+  absl::StatusOr<Grid> ChooseGrid(const at::Tensor& values,
+                                  const WeightSpec& spec,
+                                  float tensor_scale) const override;
+
+ protected:
+  // INVALID_ARGUMENT: what is wrong with the parameters.
+  virtual absl::StatusOr<ScaleRule> MakeScaleRule(const WeightSpec& spec,
+                                                  float tensor_scale) const = 0;
+};
+
 // The start of a registry row: what all of these formats provide and require.
-// `kind` is "floating", "codebook" or "microscaling"; `page` below
-// docs/formats.
+// `kind` is "floating", "codebook", "microscaling" or "gguf_block"; `page`
+// below docs/formats.
 FormatEntry MakeLevelEntry(const std::string& id, const std::string& kind,
                            const std::string& page,
-                           std::shared_ptr<const LevelFormat> format);
+                           std::shared_ptr<const LevelTable> format);
 
 // Scales of a group that have no share in spec.scale_dtype: bits per weight of
 // one of `bits` per group.

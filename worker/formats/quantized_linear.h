@@ -14,10 +14,9 @@ namespace quantd::formats {
 // A plain value. All tensors are contiguous and on the CPU.
 //
 // The dequantized weight, in float32 and in this order of operations, is
-//   W[n, k] = scales[n, g] * (level(codes[n, k]) - zeros[n, g]),  g = group of
-//   k,
-// where level(c) is what the format's code c stands for (c itself for integers)
-// and zeros are 0 where they are undefined.
+//   W[n, k] = scales[n, g] * (level(codes[n, k]) - zeros[n, g]) + offsets[n, g]
+// with g = group of k, where level(c) is what the format's code c stands for (c
+// itself for integers), and zeros and offsets are 0 where they are undefined.
 struct QuantizedLinear {
   // The id of the number format, for example "int4".
   std::string format;
@@ -38,6 +37,10 @@ struct QuantizedLinear {
   // float32 [out, groups]: zero points between codes. Undefined for formats
   // whose levels stand around 0.
   at::Tensor zeros;
+  // float32 [out, groups]: already rounded to the type they are stored in.
+  // Undefined but for formats that store a minimum in place of a zero point,
+  // whose groups run along the input features.
+  at::Tensor offsets;
   // int32 [in]: the group of each input feature. Undefined where it is
   // k / group_size, the usual case.
   at::Tensor group_index;

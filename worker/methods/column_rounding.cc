@@ -100,13 +100,23 @@ int64_t PanelWidth(const at::Tensor& weight, int64_t block_size) {
   return std::max(block_size, width / block_size * block_size);
 }
 
+// The weight as the loop rounds it. What the loop adds to a column depends on
+// the errors of others alone, so that offsets can be left out of it.
+at::Tensor AboveOffsets(const Layer& layer) {
+  const at::Tensor& offsets = layer.linear.offsets;
+  if (!offsets.defined()) return layer.weight;
+  return layer.weight.sub(
+      offsets.to(layer.weight.device())
+          .index_select(1, layer.column_group.to(at::kLong)));
+}
+
 kernels::ColumnLoop MakeLoop(const Layer& layer,
                              const numerics::FeedbackFactor& factor,
                              int64_t block_size) {
   const at::Device device =
       layer.on_cpu() ? at::Device(at::kCPU) : layer.weight.device();
   kernels::ColumnLoop loop;
-  loop.corrected = layer.weight.to(device);
+  loop.corrected = AboveOffsets(layer).to(device);
   loop.feedback = factor.feedback.to(device);
   loop.pivots = factor.pivots.to(device);
   loop.codes = at::empty_like(loop.corrected, at::kByte);

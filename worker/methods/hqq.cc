@@ -59,7 +59,7 @@ v1::ComponentEntry Describe() {
   for (const auto& [seam, property, why, suggestion] :
        std::vector<std::tuple<v1::Seam, std::string, std::string, std::string>>{
            {v1::SEAM_FORMAT, "integer", "it moves the zero points of integers",
-            "int2, int3, int4, int5, int6 or int8"},
+            "int1, int2, int3, int4, int5, int6 or int8"},
            {v1::SEAM_FORMAT, "asymmetric",
             "a symmetric grid has no zero point to move", "--asym, or gptq"},
            {v1::SEAM_EXPORT, "fractional_zero",
@@ -70,6 +70,8 @@ v1::ComponentEntry Describe() {
     requirement->set_why(why);
     requirement->set_suggestion(suggestion);
   }
+  // Its zero points lie between codes, which codes of one bit need.
+  entry.add_provides("fractional_zero");
   return entry;
 }
 

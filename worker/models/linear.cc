@@ -85,12 +85,14 @@ class PackedLinear : public Linear {
     packed_ = PackCodes(linear.codes, bits_).to(device);
     scales_ = NarrowScales(linear.scales).to(device);
     if (linear.zeros.defined()) zeros_ = linear.zeros.to(device);
+    if (linear.offsets.defined()) offsets_ = linear.offsets.to(device);
     if (layout_.group_index.defined()) {
       layout_.group_index = layout_.group_index.to(device);
     }
     layout_.codes = at::Tensor();
     layout_.scales = at::Tensor();
     layout_.zeros = at::Tensor();
+    layout_.offsets = at::Tensor();
     layout_.parts.clear();
   }
 
@@ -111,7 +113,7 @@ class PackedLinear : public Linear {
   int64_t in_features() const override { return layout_.in_features; }
   const at::Tensor& bias() const override { return bias_; }
   int64_t weight_bytes() const override {
-    return Bytes(packed_) + Bytes(scales_) + Bytes(zeros_) +
+    return Bytes(packed_) + Bytes(scales_) + Bytes(zeros_) + Bytes(offsets_) +
            Bytes(layout_.group_index) + Bytes(bias_);
   }
 
@@ -129,10 +131,11 @@ class PackedLinear : public Linear {
         UnpackCodes(packed_.slice(0, begin, end), bits_, in_features());
     tile.scales = GridRows(scales_, begin, end).to(at::kFloat);
     if (zeros_.defined()) tile.zeros = GridRows(zeros_, begin, end);
+    if (offsets_.defined()) tile.offsets = GridRows(offsets_, begin, end);
     return formats::Dequantize(tile);
   }
 
-  // What rows [begin, end) have of scales or zero points.
+  // What rows [begin, end) have of scales, zero points or offsets.
   at::Tensor GridRows(const at::Tensor& grid, int64_t begin,
                       int64_t end) const {
     if (layout_.group_axis == 1) return grid.slice(0, begin, end);
@@ -142,12 +145,13 @@ class PackedLinear : public Linear {
     return grid.index_select(1, weights.remainder(grid.numel()));
   }
 
-  // Sizes and groups; its tensors of codes, scales and zeros are undefined.
+  // Sizes and groups; its tensors of codes and grids are undefined.
   formats::QuantizedLinear layout_;
   const int bits_;
   at::Tensor packed_;
   at::Tensor scales_;
   at::Tensor zeros_;
+  at::Tensor offsets_;
   const at::Tensor bias_;
 };
 

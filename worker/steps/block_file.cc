@@ -69,6 +69,9 @@ absl::Status AddModule(const std::string& name,
   if (linear.zeros.defined()) {
     (*tensors)[absl::StrCat(name, ".zeros")] = linear.zeros;
   }
+  if (linear.offsets.defined()) {
+    (*tensors)[absl::StrCat(name, ".offsets")] = linear.offsets;
+  }
   for (const auto& [part, tensor] : linear.parts) {
     (*tensors)[absl::StrCat(name, kPartPrefix, part)] = tensor;
   }
@@ -105,6 +108,7 @@ absl::StatusOr<formats::QuantizedLinear> ReadModule(const TensorMap& tensors,
   linear.codes = Part(tensors, name, "codes");
   linear.scales = Part(tensors, name, "scales");
   linear.zeros = Part(tensors, name, "zeros");
+  linear.offsets = Part(tensors, name, "offsets");
   linear.group_index = Part(tensors, name, "group_index");
   if (!text.defined() || !linear.codes.defined() || !linear.scales.defined() ||
       !layout.defined() || layout.scalar_type() != at::kLong ||

@@ -53,8 +53,12 @@ TEST_P(GgufBlockTest, ValuesAreThoseOfTheReferenceBitForBit) {
   }
   ASSERT_NE(type, nullptr);
   for (const char* set : {"raw", "quant"}) {
-    const at::Tensor bytes =
-        blocks->at(absl::StrCat(GetParam(), ".", set, ".bytes"));
+    // The reference makes blocks of some types only.
+    const auto found =
+        blocks->find(absl::StrCat(GetParam(), ".", set, ".bytes"));
+    if (found == blocks->end() && set[0] == 'q') continue;
+    ASSERT_NE(found, blocks->end()) << set;
+    const at::Tensor& bytes = found->second;
     const at::Tensor values =
         blocks->at(absl::StrCat(GetParam(), ".", set, ".f32"));
     std::vector<float> read(static_cast<size_t>(values.numel()));
@@ -65,13 +69,17 @@ TEST_P(GgufBlockTest, ValuesAreThoseOfTheReferenceBitForBit) {
     for (size_t i = 0; i < read.size(); ++i) {
       const bool both_nan = std::isnan(read[i]) && std::isnan(expected[i]);
       different += !both_nan && read[i] != expected[i];
+      different += std::signbit(read[i]) != std::signbit(expected[i]);
     }
     EXPECT_EQ(different, 0) << set;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, GgufBlockTest,
-                         ::testing::Values("Q4_0", "Q4_1", "Q8_0", "BF16"),
+                         ::testing::Values("Q4_0", "Q4_1", "Q5_0", "Q5_1",
+                                           "Q8_0", "Q2_K", "Q3_K", "Q4_K",
+                                           "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+                                           "TQ1_0", "TQ2_0", "MXFP4", "BF16"),
                          [](const auto& test) {
                            return std::string(test.param);
                          });
@@ -284,12 +292,12 @@ TEST(MalformedGgufTest, TypesThatAreNotReadAreNamed) {
   const support::TemporaryDirectory folder;
   const absl::Status status =
       OpenBytes(folder, LlamaMetadata()
-                            .Tensor("blk.0.ffn_up.weight", {256}, 12,
-                                    std::string(144, '\0'))
+                            .Tensor("blk.0.ffn_up.weight", {256}, 16,
+                                    std::string(66, '\0'))
                             .Build())
           .status();
   EXPECT_EQ(base::ErrorReason(status), "GGUF_TYPE_UNSUPPORTED");
-  EXPECT_THAT(std::string(status.message()), HasSubstr("Q4_K"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("IQ2_XXS"));
   EXPECT_THAT(std::string(status.message()), HasSubstr("blk.0.ffn_up"));
 }
 

@@ -31,7 +31,7 @@ at::Tensor RandomWeights(int64_t rows, int64_t columns, uint32_t seed) {
 
 const std::vector<std::string>& Ids() {
   static const auto& ids = *new std::vector<std::string>{
-      "int2", "int3", "int4", "int5", "int6", "int8"};
+      "int1", "int2", "int3", "int4", "int5", "int6", "int8"};
   return ids;
 }
 

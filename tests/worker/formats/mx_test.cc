@@ -83,6 +83,24 @@ TEST(MxScaleTest, EvenRoundsToTheMantissaOfTheElement) {
   EXPECT_EQ(ScaleByte("mxint8", 1.9921875f, "even"), 128);
 }
 
+// ggml takes the first of the nearest of its 16 values, whose order is that of
+// the codes: never the second zero, and of two that are equally near the
+// smaller one.
+TEST(MxScaleTest, FloorGivesTheBlocksOfGgmlButForTheSignOfZero) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto blocks = ReadFixture("gguf/blocks.safetensors");
+  const at::Tensor weight = blocks.at("MXFP4.quant.src");
+  const at::Tensor bytes = blocks.at("MXFP4.quant.bytes");
+  const QuantizedLinear linear = Round("mxfp4", weight, "floor");
+  EXPECT_TRUE(
+      linear.scales.log2().add(127).to(at::kByte).equal(bytes.narrow(1, 0, 1)));
+  const at::Tensor nibbles = bytes.narrow(1, 1, kBlock / 2);
+  const at::Tensor codes =
+      at::cat({nibbles.bitwise_and(15), nibbles.bitwise_right_shift(4)}, 1);
+  EXPECT_TRUE(linear.codes.masked_fill(linear.codes.eq(8), 0).equal(codes));
+  EXPECT_TRUE(Dequantize(linear).equal(blocks.at("MXFP4.quant.f32")));
+}
+
 TEST_P(MxTest, EveryCodePointComesBack) {
   const Format& format = FormatOf(GetParam().id);
   const at::Tensor finite = at::isfinite(format.levels());

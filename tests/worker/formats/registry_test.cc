@@ -37,10 +37,12 @@ TEST(RegistryTest, HasTheNumberFormatsOfTheField) {
   EXPECT_THAT(
       Ids(),
       testing::IsSupersetOf(
-          {"fp4",        "fp4_bnb",    "fp6_e2m3", "fp6_e3m2",   "fp8_e4m3",
-           "fp8_e5m2",   "int2",       "int3",     "int4",       "int5",
-           "int6",       "int8",       "mxfp4",    "mxfp6_e2m3", "mxfp6_e3m2",
-           "mxfp8_e4m3", "mxfp8_e5m2", "mxint8",   "nf4",        "nvfp4"}));
+          {"fp4",        "fp4_bnb",    "fp6_e2m3",   "fp6_e3m2", "fp8_e4m3",
+           "fp8_e5m2",   "int1",       "int2",       "int3",     "int4",
+           "int5",       "int6",       "int8",       "mxfp4",    "mxfp6_e2m3",
+           "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxint8",   "nf4",
+           "nvfp4",      "q4_0",       "q4_1",       "q5_0",     "q5_1",
+           "q8_0",       "tq2_0"}));
 }
 
 TEST(RegistryTest, PropertiesSayWhatTheFormatIs) {
@@ -102,6 +104,10 @@ TEST(RegistryTest, GridsChosenBeforehandAreThoseOfRounding) {
     EXPECT_TRUE(grids->scales.equal(linear->scales));
     EXPECT_EQ(grids->group_size, linear->group_size);
     EXPECT_EQ(grids->parts.size(), linear->parts.size());
+    ASSERT_EQ(grids->offsets.defined(), linear->offsets.defined());
+    if (grids->offsets.defined()) {
+      EXPECT_TRUE(grids->offsets.equal(linear->offsets));
+    }
     ASSERT_EQ(grids->zeros.defined(), linear->zeros.defined());
     if (grids->zeros.defined()) {
       EXPECT_EQ(grids->zeros.scalar_type(), linear->zeros.scalar_type());

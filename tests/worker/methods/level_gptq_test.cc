@@ -7,6 +7,7 @@
 #include <ATen/ops/diag.h>
 #include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_inv.h>
+#include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -60,27 +61,39 @@ std::vector<double> ToVector(const at::Tensor& tensor) {
           wide.const_data_ptr<double>() + wide.numel()};
 }
 
-// The paper's loop in float64, one column after another. `scales` float32
-// [out, in], of each column; `levels` of each code, NaN for none. A row is
-// compared up to the first column where float32 could have rounded otherwise.
-void ExpectTextbookCodes(const RandomLayer& layer, const at::Tensor& scales,
-                         const at::Tensor& codes, const std::string& format,
-                         const at::Tensor& order) {
+// float32 [out, in] from [out, groups] and the group of each column.
+at::Tensor Spread(const at::Tensor& per_group, const at::Tensor& group) {
+  return per_group.index_select(1, group.to(at::kLong));
+}
+
+// The paper's loop in float64, one column after another, on the grids of
+// `linear`; `group` [in] of each column. A row is compared up to the first
+// column where float32 could have rounded otherwise.
+void ExpectTextbookCodes(const RandomLayer& layer,
+                         const formats::QuantizedLinear& linear,
+                         const at::Tensor& group, const at::Tensor& order) {
   const int64_t out = layer.weight.size(0);
   const int64_t in = layer.weight.size(1);
   const std::vector<double> levels =
-      ToVector((*formats::FindFormat(format))->levels());
+      ToVector((*formats::FindFormat(linear.format))->levels());
   at::Tensor hessian = DampedHessian(layer.statistics.gram, 200, 0.01);
   hessian = hessian.index_select(0, order).index_select(1, order);
   const std::vector<double> u =
       ToVector(at::linalg_cholesky(at::linalg_inv(hessian)).t());
   std::vector<double> w = ToVector(layer.weight.index_select(1, order));
-  const std::vector<double> s = ToVector(scales.index_select(1, order));
-  const std::vector<double> ours = ToVector(codes.index_select(1, order));
+  const std::vector<double> s =
+      ToVector(Spread(linear.scales, group).index_select(1, order));
+  const std::vector<double> m =
+      ToVector(linear.offsets.defined()
+                   ? Spread(linear.offsets, group).index_select(1, order)
+                   : at::zeros({out, in}));
+  const std::vector<double> ours =
+      ToVector(linear.codes.index_select(1, order));
   int64_t compared = 0;
   for (int64_t r = 0; r < out; ++r) {
     for (int64_t c = 0; c < in; ++c) {
-      const double value = w[r * in + c] / s[r * in + c];
+      const double above = w[r * in + c] - m[r * in + c];
+      const double value = above / s[r * in + c];
       size_t best = 0;
       double nearest = HUGE_VAL;
       double second = HUGE_VAL;
@@ -99,7 +112,7 @@ void ExpectTextbookCodes(const RandomLayer& layer, const at::Tensor& scales,
       ASSERT_EQ(levels[static_cast<size_t>(ours[r * in + c])], levels[best])
           << "row " << r << " column " << c;
       ++compared;
-      const double miss = w[r * in + c] - s[r * in + c] * levels[best];
+      const double miss = above - s[r * in + c] * levels[best];
       for (int64_t j = c + 1; j < in; ++j) {
         w[r * in + j] -= miss * u[c * in + j] / u[c * in + c];
       }
@@ -108,18 +121,14 @@ void ExpectTextbookCodes(const RandomLayer& layer, const at::Tensor& scales,
   EXPECT_GT(compared, out * in * 3 / 4);
 }
 
-// float32 [out, in] from [out, groups] and the group of each column.
-at::Tensor Spread(const at::Tensor& scales, const at::Tensor& group) {
-  return scales.index_select(1, group.to(at::kLong));
+WeightSpec FixedSpec(const char* format) {
+  const int64_t fixed = (*formats::FindFormat(format))->fixed_group_size();
+  return Spec(format, fixed != 0 ? fixed : 32);
 }
 
 class LevelGptqTest : public testing::TestWithParam<const char*> {
  protected:
-  WeightSpec spec() const {
-    const int64_t fixed =
-        (*formats::FindFormat(GetParam()))->fixed_group_size();
-    return Spec(GetParam(), fixed != 0 ? fixed : 32);
-  }
+  WeightSpec spec() const { return FixedSpec(GetParam()); }
 };
 
 TEST_P(LevelGptqTest, CodesAreThoseOfThePapersLoop) {
@@ -132,8 +141,7 @@ TEST_P(LevelGptqTest, CodesAreThoseOfThePapersLoop) {
   EXPECT_FALSE(linear.codes.equal(rounded.codes));
   EXPECT_EQ(linear.parts.size(), rounded.parts.size());
   const at::Tensor group = at::arange(96).floor_divide(linear.group_size);
-  ExpectTextbookCodes(layer, Spread(linear.scales, group), linear.codes,
-                      GetParam(), at::arange(96));
+  ExpectTextbookCodes(layer, linear, group, at::arange(96));
 }
 
 TEST_P(LevelGptqTest, ActOrdersAreThoseOfThePapersLoop) {
@@ -150,8 +158,7 @@ TEST_P(LevelGptqTest, ActOrdersAreThoseOfThePapersLoop) {
       group = at::argsort(order).floor_divide(linear.group_size);
       EXPECT_TRUE(linear.group_index.to(at::kLong).equal(group));
     }
-    ExpectTextbookCodes(layer, Spread(linear.scales, group), linear.codes,
-                        GetParam(), order);
+    ExpectTextbookCodes(layer, linear, group, order);
   }
 }
 
@@ -195,8 +202,36 @@ TEST(LevelGptqTest, DoubleQuantizedScalesAreThoseThatFeedbackRoundsWith) {
   const auto linear = Solve(layer, spec).linear;
   EXPECT_EQ(linear.parts.count("absmax_codes"), 1);
   const at::Tensor group = at::arange(128).floor_divide(64);
-  ExpectTextbookCodes(layer, Spread(linear.scales, group), linear.codes, "nf4",
-                      at::arange(128));
+  ExpectTextbookCodes(layer, linear, group, at::arange(128));
+}
+
+// Whose plain rounding takes codes from scales that are not stored.
+TEST(LevelGptqTest, BlocksOfGgufAreRoundedToTheGridThatIsStored) {
+  const RandomLayer layer = MakeRandomLayer(24, 96, 200, 9);
+  const at::Tensor order =
+      at::argsort(layer.statistics.gram.diagonal(), true, 0, true);
+  for (const char* id : {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0"}) {
+    SCOPED_TRACE(id);
+    const auto grids =
+        (*formats::FindFormat(id))->ChooseGrids(layer.weight, FixedSpec(id));
+    ASSERT_TRUE(grids.ok()) << grids.status();
+    const at::Tensor group = at::arange(96).floor_divide(grids->group_size);
+    for (const char* act_order : {"none", "static"}) {
+      const auto linear = Solve(layer, FixedSpec(id), act_order).linear;
+      EXPECT_TRUE(linear.scales.equal(grids->scales));
+      ASSERT_EQ(linear.offsets.defined(), grids->offsets.defined());
+      if (linear.offsets.defined()) {
+        EXPECT_TRUE(linear.offsets.equal(grids->offsets));
+      }
+      const bool sorted = std::string(act_order) == "static";
+      ExpectTextbookCodes(layer, linear, group,
+                          sorted ? order : at::arange(96));
+    }
+    const auto dynamic = Solve(layer, FixedSpec(id), "dynamic").linear;
+    ExpectTextbookCodes(layer, dynamic,
+                        at::argsort(order).floor_divide(dynamic.group_size),
+                        order);
+  }
 }
 
 TEST(LevelGptqTest, OtherIntegerGridsAreChosenBeforehand) {
