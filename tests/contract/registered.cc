@@ -28,6 +28,8 @@ v1::Recipe Make(const std::string& method, const formats::WeightSpec& spec,
   recipe.mutable_weights()->set_group_size(spec.group_size);
   recipe.mutable_weights()->set_symmetric(spec.symmetric);
   recipe.mutable_weights()->set_scale_dtype(spec.scale_dtype);
+  recipe.mutable_weights()->mutable_params()->insert(spec.params.begin(),
+                                                     spec.params.end());
   recipe.add_exports()->set_id(layout);
   return recipe;
 }
@@ -35,6 +37,21 @@ v1::Recipe Make(const std::string& method, const formats::WeightSpec& spec,
 // 0 where the format takes any.
 int64_t FixedGroupSize(const std::string& format) {
   return (*formats::FindFormat(format))->fixed_group_size();
+}
+
+// What may share a grid besides the usual group.
+std::vector<std::string> OtherScopes(const std::string& format) {
+  std::vector<std::string> scopes;
+  for (const v1::Parameter& parameter :
+       Describe(v1::SEAM_FORMAT, format).params()) {
+    if (parameter.name() != "scope") continue;
+    for (const std::string& choice : parameter.choices()) {
+      if (choice != parameter.default_value().string_value()) {
+        scopes.push_back(choice);
+      }
+    }
+  }
+  return scopes;
 }
 
 }  // namespace
@@ -60,8 +77,13 @@ std::string TestName(const std::string& id) {
 }
 
 std::string LayoutName(const formats::WeightSpec& spec) {
-  return absl::StrCat(spec.format, " g", spec.group_size,
-                      spec.symmetric ? " sym " : " asym ", spec.scale_dtype);
+  std::string name =
+      absl::StrCat(spec.format, " g", spec.group_size,
+                   spec.symmetric ? " sym " : " asym ", spec.scale_dtype);
+  for (const auto& [parameter, value] : spec.params) {
+    absl::StrAppend(&name, " ", parameter, "=", value.string_value());
+  }
+  return name;
 }
 
 std::vector<formats::WeightSpec> Layouts(const std::string& format) {
@@ -81,6 +103,13 @@ std::vector<formats::WeightSpec> Layouts(const std::string& format) {
         layouts.push_back(spec);
       }
     }
+  }
+  for (const std::string& scope : OtherScopes(format)) {
+    formats::WeightSpec spec;
+    spec.format = format;
+    spec.group_size = 32;
+    spec.params["scope"].set_string_value(scope);
+    layouts.push_back(spec);
   }
   return layouts;
 }

@@ -27,7 +27,8 @@ std::string TestName(const std::string& id);
 std::string LayoutName(const formats::WeightSpec& spec);
 
 // Weight layouts worth trying for a format: group sizes, with and without zero
-// points, all scale types. A format may refuse some.
+// points, all scale types, and everything that may share a grid. A format may
+// refuse some.
 std::vector<formats::WeightSpec> Layouts(const std::string& format);
 
 // float32 [rows, columns], normal with the spread of trained weights; the same
@@ -43,7 +44,7 @@ std::optional<v1::Recipe> LegalRecipe(const std::string& method,
 
 // The usual layout of each format that goes with a method: groups of 32, or of
 // the one size that the format has, and whole rows, float16 scales, with and
-// without zero points.
+// without zero points; and one of each thing that may share a grid.
 std::vector<formats::WeightSpec> LegalSpecs(const std::string& method);
 
 }  // namespace quantd::contract

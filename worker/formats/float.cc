@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small floating-point types with one scale for each group, row or tensor: one
-// row per type, the words in docs/formats/float.md.
+// Small floating-point types with one scale for each group, row, tile or
+// tensor: one row per type, the words in docs/formats/float.md.
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -33,8 +33,10 @@ class FloatFormat : public LevelFormat {
   double BitsPerWeight(const WeightSpec& spec,
                        int64_t in_features) const override {
     const auto params = ParamsOf(spec);
-    if (params.ok() && HasTensorScope(*params)) return bits();
-    return bits() + ScaleShare(spec, in_features, /*zero_bits=*/0);
+    const Scope scope = params.ok() ? ScopeOf(*params) : Scope::kGroup;
+    if (scope == Scope::kTensor) return bits();
+    const double share = ScaleShare(spec, in_features, /*zero_bits=*/0);
+    return bits() + (scope == Scope::kTile ? share / kTileRows : share);
   }
 
  protected:
@@ -51,20 +53,21 @@ class FloatFormat : public LevelFormat {
   }
 };
 
-FormatEntry MakeEntry(const FloatType& type) {
+// Of the types that matrix units multiply there are kernels for tiles.
+FormatEntry MakeEntry(const FloatType& type, bool with_tiles = false) {
   FormatEntry entry = MakeLevelEntry(type.id, "floating", "float",
                                      std::make_shared<FloatFormat>(type));
   entry.description.set_summary(
       absl::StrCat(type.words,
                    " with a scale for every group of input features, row or "
                    "layer."));
-  *entry.description.add_params() = ScopeParameter();
+  *entry.description.add_params() = ScopeParameter(with_tiles);
   return entry;
 }
 
 // Types that matrix units multiply, so that activations have them too.
 FormatEntry MakeActivationEntry(const FloatType& type) {
-  FormatEntry entry = MakeEntry(type);
+  FormatEntry entry = MakeEntry(type, /*with_tiles=*/true);
   for (const char* use : {"activations", "static_activations", "kv_cache"}) {
     entry.description.add_provides(use);
   }

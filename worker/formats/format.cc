@@ -117,26 +117,70 @@ absl::Status ChooseGroupGrids(const Format& format, const at::Tensor& weight,
   return absl::OkStatus();
 }
 
-// One grid for all, repeated for every group, so that who reads groups need not
-// know.
-absl::Status ChooseTensorGrid(const Format& format, const at::Tensor& weight,
-                              const WeightSpec& spec, float tensor_scale,
-                              QuantizedLinear* linear) {
-  WeightSpec whole = spec;
-  if (spec.importance.defined()) {
-    whole.importance = spec.importance.repeat({weight.size(0)}).unsqueeze(0);
+// The groups of `band` one after another, each with all its rows:
+// float32 [1, rows * columns].
+at::Tensor TilesInARow(const at::Tensor& band, int64_t columns) {
+  std::vector<at::Tensor> tiles;
+  for (const Part& part : Cut(band, columns)) {
+    tiles.push_back(
+        part.columns.reshape({band.size(0), part.groups, part.group_size})
+            .transpose(0, 1)
+            .reshape({1, -1}));
   }
-  ASSIGN_OR_RETURN(const Grid grid,
-                   format.ChooseGrid(GroupRows(weight, weight.numel()), whole,
-                                     tensor_scale));
-  const int64_t groups =
-      (weight.size(1) + linear->group_size - 1) / linear->group_size;
-  const auto repeated = [&](const at::Tensor& one) {
-    return one.cpu().view({1, 1}).repeat({weight.size(0), groups});
-  };
-  linear->scales = repeated(grid.scale);
-  if (grid.zero.defined()) linear->zeros = repeated(grid.zero);
+  return Join(tiles, 1);
+}
+
+// One grid for every tile of `rows` rows and `columns` columns, which is one
+// group or all; repeated for every row and group of it, so that who reads
+// groups need not know.
+absl::Status ChooseTileGrids(const Format& format, const at::Tensor& weight,
+                             const WeightSpec& spec, float tensor_scale,
+                             int64_t rows, int64_t columns,
+                             const base::CancelToken& cancel,
+                             QuantizedLinear* linear) {
+  const int64_t out = weight.size(0);
+  const int64_t in = weight.size(1);
+  const int64_t groups = (in + linear->group_size - 1) / linear->group_size;
+  std::vector<at::Tensor> scales;
+  std::vector<at::Tensor> zeros;
+  for (int64_t row = 0; row < out; row += rows) {
+    const int64_t height = std::min(rows, out - row);
+    WeightSpec of_band = spec;
+    if (spec.importance.defined()) {
+      of_band.importance =
+          TilesInARow(spec.importance.expand({height, in}), columns).view({-1});
+    }
+    QuantizedLinear band;
+    band.group_size = height * columns;
+    RETURN_IF_ERROR(ChooseGroupGrids(
+        format, TilesInARow(weight.narrow(0, row, height), columns), of_band,
+        tensor_scale, cancel, &band));
+    scales.push_back(band.scales.expand({height, groups}));
+    if (band.zeros.defined()) {
+      zeros.push_back(band.zeros.expand({height, groups}));
+    }
+  }
+  linear->scales = at::cat(scales, 0);
+  if (!zeros.empty()) linear->zeros = at::cat(zeros, 0);
   return absl::OkStatus();
+}
+
+absl::Status ChooseScopeGrids(const Format& format, const at::Tensor& weight,
+                              const WeightSpec& spec, float tensor_scale,
+                              const base::CancelToken& cancel,
+                              QuantizedLinear* linear) {
+  ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
+  switch (ScopeOf(params)) {
+    case Scope::kGroup:
+      break;
+    case Scope::kTile:
+      return ChooseTileGrids(format, weight, spec, tensor_scale, kTileRows,
+                             linear->group_size, cancel, linear);
+    case Scope::kTensor:
+      return ChooseTileGrids(format, weight, spec, tensor_scale, weight.size(0),
+                             weight.size(1), cancel, linear);
+  }
+  return ChooseGroupGrids(format, weight, spec, tensor_scale, cancel, linear);
 }
 
 // The codes nearest to `weight` on the grids of `linear`.
@@ -215,14 +259,10 @@ absl::StatusOr<QuantizedLinear> Format::ChooseGrids(
     const base::CancelToken& cancel) const {
   RETURN_IF_ERROR(CheckWeight(weight));
   RETURN_IF_ERROR(CheckLayout(spec));
-  ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(spec));
   QuantizedLinear linear = LayoutOf(weight, spec);
   const float tensor_scale = TensorScale(weight, spec);
   RETURN_IF_ERROR(
-      HasTensorScope(params)
-          ? ChooseTensorGrid(*this, weight, spec, tensor_scale, &linear)
-          : ChooseGroupGrids(*this, weight, spec, tensor_scale, cancel,
-                             &linear));
+      ChooseScopeGrids(*this, weight, spec, tensor_scale, cancel, &linear));
   RETURN_IF_ERROR(Finish(spec, tensor_scale, &linear));
   return linear;
 }
@@ -313,17 +353,23 @@ absl::Status CheckWeight(const at::Tensor& weight) {
       {{"count", absl::StrCat(bad)}});
 }
 
-v1::Parameter ScopeParameter() {
+v1::Parameter ScopeParameter(bool with_tiles) {
+  std::vector<std::string> scopes = {"group", "tensor"};
+  if (with_tiles) scopes.insert(scopes.begin() + 1, "tile");
   return spec::StringParameter(
-      "scope", "group", {"group", "tensor"},
-      "What shares a grid: a group of input features of one row (group size "
-      "-1: the whole row), or all weights of a layer.");
+      "scope", "group", scopes,
+      absl::StrCat("What shares a grid: a group of input features of one row "
+                   "(group size -1: the whole row), ",
+                   with_tiles ? "such a group of 128 rows, " : "",
+                   "or all weights of a layer."));
 }
 
-bool HasTensorScope(const spec::Params& params) {
+Scope ScopeOf(const spec::Params& params) {
   const auto scope = params.values().find("scope");
-  return scope != params.values().end() &&
-         scope->second.string_value() == "tensor";
+  if (scope == params.values().end()) return Scope::kGroup;
+  if (scope->second.string_value() == "tile") return Scope::kTile;
+  return scope->second.string_value() == "tensor" ? Scope::kTensor
+                                                  : Scope::kGroup;
 }
 
 absl::StatusOr<kernels::ScaleType> ParseScaleType(

@@ -36,6 +36,10 @@ struct WeightSpec {
   // float32 [in features]: what the error of a weight of each counts where
   // ranges are searched for the least error; undefined: all count alike.
   at::Tensor importance = {};
+  // The largest magnitude of all weights that are to have the same tensor
+  // scale (tensor_scale.h); 0: the weight's own is not shared. Formats without
+  // one do not look at it.
+  float shared_range = 0;
 
   // Input features per group of a layer with `in_features` inputs.
   int64_t GroupSizeFor(int64_t in_features) const {
@@ -75,6 +79,9 @@ class Format {
   // format.
   virtual const kernels::LevelGridRule* level_rule() const { return nullptr; }
 
+  // Whether all groups of a weight share a factor, TensorScale, that may be
+  // shared with further weights.
+  virtual bool has_tensor_scale() const { return false; }
   // The factor that all groups of `weight`, float32 [out, in], share; 1 where
   // the format has none. Goes into ChooseGrid of every part of that weight.
   virtual float TensorScale(const at::Tensor& weight,
@@ -136,10 +143,18 @@ absl::StatusOr<const Format*> FindFormat(absl::string_view id);
 // NOT_FOUND; INVALID_ARGUMENT, PARAMETER_INVALID.
 absl::StatusOr<spec::Params> ParamsOf(const WeightSpec& spec);
 
-// The parameter `scope` that some formats have: "group" or "tensor", which is
-// one grid for all rows and columns.
-v1::Parameter ScopeParameter();
-bool HasTensorScope(const spec::Params& params);
+// What weights share a grid.
+enum class Scope {
+  kGroup,   // A group of input features of one row.
+  kTile,    // Those of kTileRows rows; the last tile may have fewer.
+  kTensor,  // All rows and columns.
+};
+constexpr int64_t kTileRows = 128;
+
+// The parameter `scope` that some formats have, in some `with_tiles`; kGroup
+// for all others.
+v1::Parameter ScopeParameter(bool with_tiles = false);
+Scope ScopeOf(const spec::Params& params);
 
 // What a scale of type `scale_dtype` takes. INVALID_ARGUMENT,
 // SCALE_TYPE_UNKNOWN.

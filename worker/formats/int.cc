@@ -30,7 +30,7 @@ class IntFormat : public Format {
   double BitsPerWeight(const WeightSpec& spec,
                        int64_t in_features) const override {
     const auto params = ParamsOf(spec);
-    if (params.ok() && HasTensorScope(*params)) return bits_;
+    if (params.ok() && ScopeOf(*params) == Scope::kTensor) return bits_;
     const int zero_bits = spec.symmetric ? 0 : bits_;
     return bits_ + ScaleShare(spec, in_features, zero_bits);
   }
@@ -102,7 +102,7 @@ class IntFormat : public Format {
     options.norm = params.GetDouble("clip_norm");
     options.importance = spec.importance;
     options.plain = options.convention == GridConvention::kGptq &&
-                    !options.clip && !HasTensorScope(params);
+                    !options.clip && ScopeOf(params) == Scope::kGroup;
     if (!spec.symmetric && !TakesZeroPoints(options.convention)) {
       return base::MakeError(
           absl::StatusCode::kInvalidArgument, "ASYMMETRIC_FORMAT",

@@ -53,11 +53,13 @@ class Nvfp4Format : public LevelFormat {
     return bits() + GroupShare(in_features, kBlock, kScaleBits);
   }
 
+  bool has_tensor_scale() const override { return true; }
   float TensorScale(const at::Tensor& weight,
                     const WeightSpec& spec) const override {
     const auto params = ParamsOf(spec);
     const bool four = params.ok() && params->GetBool("four_or_six");
-    const float amax = weight.abs().max().item<float>();
+    const float amax =
+        std::max(weight.abs().max().item<float>(), spec.shared_range);
     if (amax == 0) return 1;
     const float range =
         kLargestElement * (four ? kLargestScaleOfSix : kLargestScale);

@@ -22,13 +22,14 @@ absl::Status CheckFormat(const RowFormat& format) {
   ASSIGN_OR_RETURN(const Format* numbers, FindFormat(format.grid.format));
   RETURN_IF_ERROR(numbers->CheckLayout(format.grid));
   ASSIGN_OR_RETURN(const spec::Params params, ParamsOf(format.grid));
-  if (!HasTensorScope(params)) return absl::OkStatus();
+  if (ScopeOf(params) == Scope::kGroup) return absl::OkStatus();
   return base::MakeError(
       absl::StatusCode::kInvalidArgument, "ACTIVATION_SCOPE",
-      absl::StrCat("activations in ", format.grid.format,
-                   " cannot have one grid for whatever is computed at once: a "
-                   "token would depend on those after it; leave scope out, or "
-                   "use static ranges"));
+      absl::StrCat(
+          "activations in ", format.grid.format,
+          " cannot have one grid for tokens that are computed at once: a "
+          "token would depend on those after it; leave scope out, or "
+          "use static ranges"));
 }
 
 // Fills what formats of all uses have in common and checks it.
@@ -57,7 +58,7 @@ class Rounder {
         spec_(format.grid),
         clip_ratio_(format.clip_ratio),
         row_scale_(numbers->TensorScale(at::ones({1, 1}), format.grid)),
-        has_tensor_scale_(row_scale_ != 1) {}
+        has_tensor_scale_(numbers->has_tensor_scale()) {}
 
   // Lays the grid over `range` for all rows.
   absl::Status Fix(const v1::InputRange& range) {

@@ -69,7 +69,8 @@ absl::StatusOr<std::unique_ptr<RoundingVariables>> MakeSignedRounding(
     SignedRoundingOptions options) {
   ASSIGN_OR_RETURN(const spec::Params params, formats::ParamsOf(rows.spec));
   // One grid for all groups cannot follow each of them.
-  if (formats::HasTensorScope(params)) options.minmax_learning_rate = 0;
+  if (formats::ScopeOf(params) != formats::Scope::kGroup)
+    options.minmax_learning_rate = 0;
   return std::make_unique<SignedRounding>(rows, format, options);
 }
 

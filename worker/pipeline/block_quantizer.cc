@@ -252,10 +252,11 @@ absl::StatusOr<QuantizedBlock> BlockQuantizer::Run(
     const FloatReference& reference) {
   QuantizedBlock out;
   ranges_ = std::make_unique<InputRanges>(plans);
+  ASSIGN_OR_RETURN(const Plans scaled, WithTensorScales(block, plans));
   const Streams streams = {.cache = cache, .reference = reference};
   RETURN_IF_ERROR(options_.flow.stage_by_stage
-                      ? RunStages(block, plans, streams, &out)
-                      : RunAtOnce(block, plans, streams, &out));
+                      ? RunStages(block, scaled, streams, &out)
+                      : RunAtOnce(block, scaled, streams, &out));
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "proto/base/status_macros.h"
+#include "worker/formats/tensor_scale.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -51,6 +52,27 @@ absl::StatusOr<std::vector<InputGroup>> GroupsOf(
     group.needs = std::max(group.needs, method->needs());
   }
   return groups;
+}
+
+absl::StatusOr<std::map<std::string, ModulePlan>> WithTensorScales(
+    const models::Block& block,
+    const std::map<std::string, ModulePlan>& plans) {
+  std::map<std::string, ModulePlan> scaled = plans;
+  for (size_t s = 0; s < block.stages().size(); ++s) {
+    ASSIGN_OR_RETURN(
+        const std::vector<InputGroup> groups,
+        GroupsOf(block.stages()[s], static_cast<int64_t>(s), plans));
+    for (const InputGroup& group : groups) {
+      std::vector<formats::JoinedWeight> joined;
+      for (const std::string& name : group.linears) {
+        formats::WeightSpec& spec = scaled.at(name).spec;
+        if (!formats::HasTensorScale(spec)) continue;
+        joined.push_back({block.linear(name).DenseWeight(), &spec});
+      }
+      formats::ShareTensorScales(joined);
+    }
+  }
+  return scaled;
 }
 
 size_t GroupsWithin(absl::Span<const InputGroup> groups, int64_t bytes) {

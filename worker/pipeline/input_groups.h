@@ -40,6 +40,11 @@ absl::StatusOr<std::vector<InputGroup>> GroupsOf(
     const models::Stage& stage, int64_t index,
     const std::map<std::string, ModulePlan>& plans);
 
+// `plans` for the linears of `block` as it is now, where those of a group that
+// have the same format have one tensor scale.
+absl::StatusOr<std::map<std::string, ModulePlan>> WithTensorScales(
+    const models::Block& block, const std::map<std::string, ModulePlan>& plans);
+
 // How many of `groups` have sums of at most `bytes`, but at least one.
 size_t GroupsWithin(absl::Span<const InputGroup> groups, int64_t bytes);
 

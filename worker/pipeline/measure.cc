@@ -15,6 +15,7 @@
 #include "proto/base/log.h"
 #include "proto/base/status_macros.h"
 #include "worker/calibration/gram.h"
+#include "worker/formats/tensor_scale.h"
 #include "worker/methods/method.h"
 #include "worker/pipeline/activation_cache.h"
 #include "worker/pipeline/mixed_plan.h"
@@ -78,6 +79,10 @@ class MeasureLoop {
              models::SequenceState* state);
   // The share of the branch that `stage` belongs to; 1 where it adds to none.
   double ShareOf(int64_t stage) const;
+  // For every candidate one tensor scale for `modules`, which read the same
+  // rows.
+  void ShareScales(const models::Block& block,
+                   const std::vector<mixed::Module*>& modules);
   // Rounding errors count as shares of the module's output, times the branch's
   // share of the stream and the part of the tokens that reach the module.
   absl::Status MeasureModule(
@@ -232,6 +237,20 @@ double MeasureLoop::ShareOf(int64_t stage) const {
   return 1;
 }
 
+void MeasureLoop::ShareScales(const models::Block& block,
+                              const std::vector<mixed::Module*>& modules) {
+  const size_t candidates = job_.mixed->strategy->formats().size();
+  for (size_t c = 0; c < candidates; ++c) {
+    std::vector<formats::JoinedWeight> joined;
+    for (const mixed::Module* module : modules) {
+      formats::WeightSpec& spec = job_.mixed->specs.at(module->name)[c];
+      if (!formats::HasTensorScale(spec)) continue;
+      joined.push_back({block.linear(module->name).DenseWeight(), &spec});
+    }
+    formats::ShareTensorScales(joined);
+  }
+}
+
 absl::Status MeasureLoop::MeasureModule(
     const models::Linear& linear,
     const absl::StatusOr<calibration::Statistics>& statistics,
@@ -281,6 +300,7 @@ absl::Status MeasureLoop::MeasureBlock(int64_t index) {
     ASSIGN_OR_RETURN(const auto statistics,
                      Pass(*block, batch, /*advance=*/end == inputs.size()));
     for (size_t g = 0; g < batch.size(); ++g) {
+      ShareScales(*block, batch[g].modules);
       for (mixed::Module* module : batch[g].modules) {
         RETURN_IF_ERROR(
             MeasureModule(block->linear(module->name), statistics[g], module));

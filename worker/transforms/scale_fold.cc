@@ -6,11 +6,13 @@
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 
+#include <map>
 #include <set>
 #include <utility>
 
 #include "proto/base/status_macros.h"
 #include "worker/calibration/gram.h"
+#include "worker/formats/tensor_scale.h"
 
 namespace quantd::transforms {
 namespace {
@@ -26,6 +28,25 @@ at::Tensor ImpliedScale(const at::Tensor& gain, const at::Tensor& scale) {
   const at::Tensor implied = exact.div(rounded);
   const at::Tensor usable = at::isfinite(implied).logical_and_(implied.gt(0));
   return at::where(usable, implied, wanted).to(at::kFloat);
+}
+
+void FillColumnRanges(std::vector<Consumer>* consumers) {
+  using Joined =
+      std::pair<const calibration::InputStatistics*, absl::string_view>;
+  const auto key = [](const Consumer& consumer) {
+    return Joined(consumer.inputs, consumer.spec->format);
+  };
+  std::map<Joined, at::Tensor> ranges;
+  for (const Consumer& consumer : *consumers) {
+    if (!formats::HasTensorScale(*consumer.spec)) continue;
+    const at::Tensor own = consumer.weight.abs().amax(0);
+    at::Tensor& range = ranges[key(consumer)];
+    range = range.defined() ? at::maximum(range, own) : own;
+  }
+  for (Consumer& consumer : *consumers) {
+    const auto range = ranges.find(key(consumer));
+    if (range != ranges.end()) consumer.column_ranges = range->second;
+  }
 }
 
 }  // namespace
@@ -47,6 +68,7 @@ absl::StatusOr<std::vector<Consumer>> QuantizedConsumers(
     }
     consumers.push_back(std::move(consumer));
   }
+  FillColumnRanges(&consumers);
   return consumers;
 }
 
@@ -81,10 +103,14 @@ absl::StatusOr<double> RoundingLoss(const std::vector<Consumer>& consumers,
     // Without any output there is none to lose.
     if (!(consumer.output_energy > 0)) continue;
     const at::Tensor scale = spread.to(consumer.weight.device());
+    formats::WeightSpec spec = *consumer.spec;
+    if (consumer.column_ranges.defined()) {
+      spec.shared_range = consumer.column_ranges.mul(scale).max().item<float>();
+    }
     ASSIGN_OR_RETURN(
         const formats::QuantizedLinear rounded,
-        formats::RoundToNearest(consumer.weight.mul(scale).contiguous(),
-                                *consumer.spec, cancel));
+        formats::RoundToNearest(consumer.weight.mul(scale).contiguous(), spec,
+                                cancel));
     const at::Tensor difference = formats::Dequantize(rounded)
                                       .to(consumer.weight.device())
                                       .div_(scale)

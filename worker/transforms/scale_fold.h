@@ -21,6 +21,9 @@ struct Consumer {
   at::Tensor weight;
   const formats::WeightSpec* spec = nullptr;
   const calibration::InputStatistics* inputs = nullptr;
+  // float32 [in]: the largest magnitude of each column over the consumers that
+  // have the same tensor scale, this one among them; undefined without one.
+  at::Tensor column_ranges = {};
   // tr(W G W^T): the squared length of its outputs over all tokens; 0 without a
   // Gram matrix.
   double output_energy = 0;

@@ -10,10 +10,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
+#include "proto/base/error.h"
 #include "tests/worker/formats/peer_tensors.h"
 
 namespace quantd::formats {
@@ -194,11 +196,102 @@ INSTANTIATE_TEST_SUITE_P(Types, FloatScaleTest,
                          testing::Values("fp4", "fp6_e2m3", "fp6_e3m2",
                                          "fp8_e4m3", "fp8_e5m2"));
 
+class TileScopeTest : public testing::TestWithParam<const char*> {
+ protected:
+  static WeightSpec Tiles(int64_t columns) {
+    return With(SpecOf(GetParam(), columns), "scope", "tile");
+  }
+};
+
+TEST_P(TileScopeTest, ATileHasTheScaleOfItsLargestMagnitude) {
+  // Short tiles at the right and at the bottom.
+  constexpr int64_t kColumns = 64;
+  const at::Tensor weight = Normal(2 * kTileRows + 5, 2 * kColumns + 9, 1);
+  const auto linear = RoundToNearest(weight, Tiles(kColumns));
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  ASSERT_EQ(linear->scales.sizes(), (at::IntArrayRef{weight.size(0), 3}));
+  const float largest =
+      FormatOf(GetParam()).levels().nan_to_num(0).max().item<float>();
+  for (int64_t row = 0; row < weight.size(0); row += kTileRows) {
+    const int64_t rows = std::min(kTileRows, weight.size(0) - row);
+    for (int64_t group = 0; group < 3; ++group) {
+      const int64_t column = group * kColumns;
+      const int64_t columns = std::min(kColumns, weight.size(1) - column);
+      const at::Tensor tile =
+          weight.narrow(0, row, rows).narrow(1, column, columns);
+      const float scale = tile.abs().max().item<float>() / largest;
+      EXPECT_TRUE(linear->scales.narrow(0, row, rows)
+                      .select(1, group)
+                      .eq(scale)
+                      .all()
+                      .item<bool>());
+      EXPECT_TRUE(CodesOf(GetParam(), tile.div(scale).flatten())
+                      .equal(linear->codes.narrow(0, row, rows)
+                                 .narrow(1, column, columns)
+                                 .flatten()));
+    }
+  }
+}
+
+TEST_P(TileScopeTest, ATileOfOneRowIsAGroup) {
+  const at::Tensor weight = Normal(1, 96, 2);
+  const auto tiles = RoundToNearest(weight, Tiles(32));
+  const auto groups = RoundToNearest(weight, SpecOf(GetParam(), 32));
+  ASSERT_TRUE(tiles.ok() && groups.ok());
+  EXPECT_TRUE(tiles->scales.equal(groups->scales));
+  EXPECT_TRUE(tiles->codes.equal(groups->codes));
+}
+
+TEST_P(TileScopeTest, ATileOfAllColumnsIsThatManyRows) {
+  const at::Tensor weight = Normal(kTileRows + 1, 40, 3);
+  const auto tiles = RoundToNearest(weight, Tiles(-1));
+  ASSERT_TRUE(tiles.ok()) << tiles.status();
+  EXPECT_EQ(tiles->num_groups(), 1);
+  const auto whole =
+      RoundToNearest(weight.narrow(0, 0, kTileRows).contiguous(),
+                     With(SpecOf(GetParam(), 8), "scope", "tensor"));
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_TRUE(tiles->codes.narrow(0, 0, kTileRows).equal(whole->codes));
+}
+
+TEST_P(TileScopeTest, AScaleIsAShareOfItsRowsAndColumns) {
+  EXPECT_EQ(FormatOf(GetParam()).BitsPerWeight(Tiles(128), 4096),
+            8 + 32.0 / (128 * 128));
+  // Two tiles for 192 columns.
+  EXPECT_EQ(FormatOf(GetParam()).BitsPerWeight(Tiles(128), 192),
+            8 + 2 * 32.0 / (128 * 192));
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, TileScopeTest,
+                         testing::Values("fp8_e4m3", "fp8_e5m2"));
+
+TEST(TileScopeTest, TypesWithoutKernelsForThemHaveNone) {
+  for (const char* id : {"fp4", "fp6_e2m3", "fp6_e3m2", "int8"}) {
+    const auto linear =
+        RoundToNearest(Normal(2, 32, 4), With(SpecOf(id, 32), "scope", "tile"));
+    EXPECT_EQ(base::ErrorReason(linear.status()), "PARAMETER_INVALID") << id;
+  }
+}
+
 // The peer divides in bfloat16, so that its quotients are rounded twice.
 struct PeerCase {
   const char* folder;
   const char* scope;
+  int64_t group_size;
 };
+
+// What was stored once for several rows, as often as `linear` has it.
+at::Tensor ScaleOfEveryRow(const at::Tensor& stored,
+                           const QuantizedLinear& linear) {
+  const at::Tensor rows = stored.to(at::kFloat).dim() == 2
+                              ? stored.to(at::kFloat)
+                              : stored.to(at::kFloat).view({1, 1});
+  const int64_t height =
+      (linear.out_features + rows.size(0) - 1) / rows.size(0);
+  return rows.repeat_interleave(height, 0)
+      .narrow(0, 0, linear.out_features)
+      .expand_as(linear.scales);
+}
 
 class Fp8PeerTest : public testing::TestWithParam<PeerCase> {};
 
@@ -208,7 +301,8 @@ TEST_P(Fp8PeerTest, ScalesAndCodesAreThoseOfThePeer) {
   const auto peer = ReadFixture(std::string("quantized/") + GetParam().folder +
                                 "/model.safetensors");
   const WeightSpec spec =
-      With(SpecOf("fp8_e4m3", -1, "bfloat16"), "scope", GetParam().scope);
+      With(SpecOf("fp8_e4m3", GetParam().group_size, "bfloat16"), "scope",
+           GetParam().scope);
   int modules = 0;
   for (const auto& [name, stored] : peer) {
     if (stored.scalar_type() != at::kFloat8_e4m3fn) continue;
@@ -216,13 +310,16 @@ TEST_P(Fp8PeerTest, ScalesAndCodesAreThoseOfThePeer) {
     const at::Tensor weight = source.at(module + ".weight");
     const auto linear = RoundToNearest(weight, spec);
     ASSERT_TRUE(linear.ok());
-    const at::Tensor scale = peer.at(module + ".weight_scale").to(at::kFloat);
-    EXPECT_TRUE(
-        linear->scales.equal(scale.view({-1, 1}).expand_as(linear->scales)))
+    EXPECT_TRUE(linear->scales.equal(
+        ScaleOfEveryRow(peer.at(module + ".weight_scale"), *linear)))
         << module;
     const at::Tensor codes = stored.view(at::kByte);
     const at::Tensor quotient =
-        weight.div(linear->scales).to(at::kBFloat16).to(at::kFloat);
+        weight
+            .div(linear->scales.repeat_interleave(linear->group_size, 1)
+                     .narrow(1, 0, weight.size(1)))
+            .to(at::kBFloat16)
+            .to(at::kFloat);
     EXPECT_TRUE(CodesOf("fp8_e4m3", quotient.flatten())
                     .view(codes.sizes())
                     .equal(codes))
@@ -238,12 +335,12 @@ TEST_P(Fp8PeerTest, ScalesAndCodesAreThoseOfThePeer) {
   EXPECT_EQ(modules, 14);
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, Fp8PeerTest,
-                         testing::Values(PeerCase{"llmc_fp8_dynamic", "group"},
-                                         PeerCase{"llmc_fp8_static", "tensor"}),
-                         [](const auto& test) {
-                           return std::string(test.param.scope);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, Fp8PeerTest,
+    testing::Values(PeerCase{"llmc_fp8_dynamic", "group", -1},
+                    PeerCase{"llmc_fp8_static", "tensor", -1},
+                    PeerCase{"llmc_fp8_block", "tile", 128}),
+    [](const auto& test) { return std::string(test.param.scope); });
 
 }  // namespace
 }  // namespace quantd::formats

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/tensor.h>
@@ -9,9 +10,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "tests/worker/formats/peer_tensors.h"
+#include "worker/formats/tensor_scale.h"
 
 namespace quantd::formats {
 namespace {
@@ -132,6 +137,109 @@ TEST(Nvfp4Test, FourOrSixIsTheBetterOfTheTwo) {
 TEST(Nvfp4Test, ABlockOfSixteenTakesAByteOfScale) {
   EXPECT_EQ(FormatOf("nvfp4").BitsPerWeight(Spec(), 4096), 4.5);
   EXPECT_EQ(FormatOf("nvfp4").fixed_group_size(), kBlock);
+}
+
+// Joined in that order.
+std::vector<WeightSpec> Join(const std::vector<at::Tensor>& weights,
+                             std::vector<WeightSpec> specs) {
+  std::vector<JoinedWeight> joined;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    joined.push_back({weights[i], &specs[i]});
+  }
+  ShareTensorScales(joined);
+  return specs;
+}
+
+float TensorScaleOf(const QuantizedLinear& linear) {
+  return linear.parts.at("tensor_scale").item<float>();
+}
+
+TEST(Nvfp4JoinedTest, WeightsHaveTheScaleOfTheLargestAmongThem) {
+  const std::vector<at::Tensor> weights = {
+      Normal(8, 64, 1), Normal(4, 64, 2).mul(3), at::zeros({2, 64})};
+  const float largest = weights[1].abs().max().item<float>();
+  const auto specs = Join(weights, {Spec(), Spec(), Spec()});
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const QuantizedLinear linear = Round(weights[i], specs[i]);
+    EXPECT_EQ(TensorScaleOf(linear), 2688 / largest);
+    EXPECT_TRUE(linear.scales.equal(BlockScales(linear).div(2688 / largest)));
+  }
+  // The largest is rounded as by itself; what is a matrix of rows may be one.
+  EXPECT_TRUE(
+      Round(weights[1], specs[1]).codes.equal(Round(weights[1], Spec()).codes));
+  const QuantizedLinear stacked = Round(at::cat(weights, 0), Spec());
+  const QuantizedLinear first = Round(weights[0], specs[0]);
+  EXPECT_TRUE(stacked.codes.narrow(0, 0, 8).equal(first.codes));
+  EXPECT_TRUE(stacked.parts.at("block_scales")
+                  .narrow(0, 0, 8)
+                  .equal(first.parts.at("block_scales")));
+}
+
+TEST(Nvfp4JoinedTest, TheOrderDoesNotMatter) {
+  const at::Tensor a = Normal(8, 64, 1);
+  const at::Tensor b = Normal(8, 64, 2);
+  EXPECT_EQ(Join({a, b}, {Spec(), Spec()})[0].shared_range,
+            Join({b, a}, {Spec(), Spec()})[0].shared_range);
+}
+
+TEST(Nvfp4JoinedTest, OtherFormatsHaveNoPartInIt) {
+  const at::Tensor a = Normal(8, 64, 1);
+  const auto specs =
+      Join({a, a.mul(9), a.mul(2)},
+           {Spec(), SpecOf("mxfp4", 32), With(Spec(), "four_or_six")});
+  EXPECT_EQ(specs[0].shared_range, a.mul(2).abs().max().item<float>());
+  EXPECT_EQ(specs[1].shared_range, 0);
+  EXPECT_EQ(specs[2].shared_range, specs[0].shared_range);
+}
+
+TEST(Nvfp4JoinedTest, ADamagedNeighbourChangesNothing) {
+  const at::Tensor a = Normal(8, 64, 1);
+  at::Tensor damaged = a.mul(2);
+  damaged[3][3] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(Join({a, damaged}, {Spec(), Spec()})[0].shared_range,
+            a.abs().max().item<float>());
+}
+
+// "…self_attn" of queries, keys and values, "…mlp" of gate and up; else the
+// module itself.
+std::string JoinedName(const std::string& module) {
+  for (const char* part :
+       {".q_proj", ".k_proj", ".v_proj", ".gate_proj", ".up_proj"}) {
+    if (absl::EndsWith(module, part)) {
+      return module.substr(0, module.rfind('.'));
+    }
+  }
+  return module;
+}
+
+// The peer computes in bfloat16.
+TEST(Nvfp4PeerTest, TensorScalesAreThoseOfThePeerInItsType) {
+  SKIP_WITHOUT_TEST_DATA();
+  const auto source = ReadFixture("quantized/source_fp32/model.safetensors");
+  for (const char* folder : {"llmc_nvfp4", "llmc_nvfp4a16"}) {
+    const auto peer =
+        ReadFixture(std::string("quantized/") + folder + "/model.safetensors");
+    std::map<std::string, WeightSpec> specs;
+    std::map<std::string, std::vector<JoinedWeight>> joined;
+    for (const auto& [name, packed] : peer) {
+      if (!absl::EndsWith(name, ".weight_packed")) continue;
+      const std::string module = name.substr(0, name.size() - 14);
+      specs[module] = Spec();
+      joined[JoinedName(module)].push_back(
+          {source.at(module + ".weight"), &specs[module]});
+    }
+    // Two layers of attention, its output, gate with up, and down.
+    EXPECT_EQ(joined.size(), 8u);
+    for (const auto& [name, weights] : joined) ShareTensorScales(weights);
+    EXPECT_EQ(specs.size(), 14u);
+    for (const auto& [module, spec] : specs) {
+      const float ours =
+          FormatOf("nvfp4").TensorScale(source.at(module + ".weight"), spec);
+      EXPECT_EQ(at::tensor(ours).to(at::kBFloat16).item<float>(),
+                peer.at(module + ".weight_global_scale").item<float>())
+          << module;
+    }
+  }
 }
 
 // The peer computes in bfloat16: the tensor's scale and the sixths of the

@@ -224,6 +224,10 @@ TEST(RowRoundingTest, WhatCannotBeIsRefused) {
   (*settings.rounding.mutable_params())["scope"].set_string_value("tensor");
   EXPECT_EQ(base::ErrorReason(ActivationFormat(settings).status()),
             "ACTIVATION_SCOPE");
+  settings = Settings("fp8_e4m3");
+  (*settings.rounding.mutable_params())["scope"].set_string_value("tile");
+  EXPECT_EQ(base::ErrorReason(ActivationFormat(settings).status()),
+            "ACTIVATION_SCOPE");
   settings = Settings("int8");
   settings.skip = true;
   EXPECT_FALSE(ActivationFormat(settings)->has_value());

@@ -234,6 +234,24 @@ TEST(LevelGptqTest, BlocksOfGgufAreRoundedToTheGridThatIsStored) {
   }
 }
 
+TEST(LevelGptqTest, TilesKeepTheScalesThatRoundingGivesThem) {
+  const RandomLayer layer = MakeRandomLayer(140, 96, 300, 9);
+  const WeightSpec spec = With(Spec("fp8_e4m3", 64), "scope", "tile");
+  const auto rounded = *formats::RoundToNearest(layer.weight, spec);
+  for (const char* act_order : {"none", "static", "dynamic"}) {
+    const auto linear = Solve(layer, spec, act_order).linear;
+    // Rows above and below the end of a tile.
+    EXPECT_TRUE(linear.scales[0].equal(linear.scales[127]));
+    EXPECT_TRUE(linear.scales[128].equal(linear.scales[139]));
+    EXPECT_FALSE(linear.scales[127].equal(linear.scales[128]));
+    if (std::string(act_order) != "dynamic") {
+      EXPECT_TRUE(linear.scales.equal(rounded.scales));
+    }
+    EXPECT_LT(RelativeError(layer.weight, linear, &layer.statistics),
+              RelativeError(layer.weight, rounded, &layer.statistics));
+  }
+}
+
 TEST(LevelGptqTest, OtherIntegerGridsAreChosenBeforehand) {
   const RandomLayer layer = MakeRandomLayer(32, 96, 300, 7);
   for (const WeightSpec& spec : {With(Spec("int3", 32), "grid", "awq"),

@@ -4,14 +4,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "proto/spec/presets.h"
 #include "tests/worker/pipeline/local_agent.h"
 #include "tests/worker/pipeline/tiny_job.h"
+#include "worker/checkpoints/reader.h"
 #include "worker/formats/format.h"
+#include "worker/pipeline/block_file.h"
 #include "worker/pipeline/pipeline.h"
 
 namespace quantd::pipeline {
@@ -84,6 +88,105 @@ TEST(FormatsJobTest, ParametersOfAFormatReachTheWeights) {
   const auto result = agent.Run();
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_NEAR(result->report.bits_per_weight(), 4.127, 1e-3);
+}
+
+// What the blocks of a finished job became.
+std::vector<QuantizedModules> BlocksOf(const LocalAgent& agent) {
+  std::vector<QuantizedModules> blocks;
+  for (const v1::Step& step : agent.start_.committed()) {
+    if (!step.blobs().contains("weights")) continue;
+    const auto block =
+        ReadBlockFile(agent.BlobFile(static_cast<int>(step.step()), "weights"));
+    EXPECT_TRUE(block.ok()) << block.status();
+    blocks.push_back(*block);
+  }
+  return blocks;
+}
+
+// The largest magnitude that the tensor scale of each module is for.
+std::map<std::string, float> TensorRanges(const LocalAgent& agent) {
+  std::map<std::string, float> ranges;
+  for (const QuantizedModules& block : BlocksOf(agent)) {
+    for (const auto& [name, linear] : block) {
+      const auto scale = linear.parts.find("tensor_scale");
+      if (scale == linear.parts.end()) continue;
+      ranges[name] = 2688 / scale->second.item<float>();
+    }
+  }
+  return ranges;
+}
+
+float LargestOf(const std::vector<std::string>& modules) {
+  const auto reader = *checkpoints::OpenCheckpoint(TinyInputs().File("tiny"));
+  float largest = 0;
+  for (const std::string& module : modules) {
+    const at::Tensor weight = *reader->ReadFloat(module + ".weight");
+    largest = std::max(largest, weight.abs().max().item<float>());
+  }
+  return largest;
+}
+
+TEST(FormatsJobTest, LayersThatReadTheSameValuesHaveOneTensorScale) {
+  for (const char* method : {"rtn", "gptq"}) {
+    LocalAgent agent(Job(method, "nvfp4"));
+    const auto result = agent.Run();
+    ASSERT_TRUE(result.ok()) << result.status();
+    const std::map<std::string, float> ranges = TensorRanges(agent);
+    EXPECT_EQ(ranges.size(), 14u);
+    for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+      const std::vector<std::vector<std::string>> joined = {
+          {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+          {"self_attn.o_proj"},
+          {"mlp.gate_proj", "mlp.up_proj"},
+          {"mlp.down_proj"}};
+      for (std::vector<std::string> modules : joined) {
+        for (std::string& module : modules) module = layer + module;
+        for (const std::string& module : modules) {
+          EXPECT_FLOAT_EQ(ranges.at(module), LargestOf(modules)) << module;
+        }
+      }
+    }
+    // The plain rounding that a report compares with has that scale too.
+    if (std::string(method) != "rtn") continue;
+    for (const v1::LayerReport& layer : result->report.layers()) {
+      EXPECT_EQ(layer.relative_error(), layer.rtn_relative_error());
+    }
+  }
+}
+
+TEST(FormatsJobTest, LayersInOtherFormatsHaveNoPartInATensorScale) {
+  v1::JobSpec spec = Job("rtn", "nvfp4");
+  v1::Override* row = RecipeOf(spec).add_overrides();
+  row->set_pattern("*.v_proj");
+  row->set_wq("int4");
+  row = RecipeOf(spec).add_overrides();
+  row->set_pattern("*.up_proj");
+  row->set_skip(true);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  const std::map<std::string, float> ranges = TensorRanges(agent);
+  EXPECT_EQ(ranges.size(), 10u);
+  const std::string layer = "model.layers.1.";
+  const float joined =
+      LargestOf({layer + "self_attn.q_proj", layer + "self_attn.k_proj"});
+  EXPECT_FLOAT_EQ(ranges.at(layer + "self_attn.q_proj"), joined);
+  EXPECT_FLOAT_EQ(ranges.at(layer + "self_attn.k_proj"), joined);
+  EXPECT_FLOAT_EQ(ranges.at(layer + "mlp.gate_proj"),
+                  LargestOf({layer + "mlp.gate_proj"}));
+}
+
+TEST(FormatsJobTest, ResumedJobsHaveTheSameTensorScales) {
+  for (const char* method : {"rtn", "gptq"}) {
+    LocalAgent agent(Job(method, "nvfp4"));
+    ASSERT_TRUE(agent.Run().ok());
+    const std::vector<std::string> expected = agent.BlobDigests();
+    for (int steps = 0; steps < 3; ++steps) {
+      agent.KeepSteps(steps);
+      ASSERT_TRUE(agent.Run().ok());
+      EXPECT_EQ(agent.BlobDigests(), expected) << steps;
+    }
+  }
 }
 
 TEST(FormatsJobTest, MethodNf4IsRoundingWithDoubleQuantization) {

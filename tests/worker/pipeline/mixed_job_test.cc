@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -13,7 +14,10 @@
 #include "proto/spec/mixed_config.h"
 #include "tests/worker/pipeline/local_agent.h"
 #include "tests/worker/pipeline/tiny_job.h"
+#include "worker/checkpoints/safetensors_writer.h"
 #include "worker/formats/format.h"
+#include "worker/methods/method.h"
+#include "worker/models/model.h"
 #include "worker/pipeline/pipeline.h"
 
 namespace quantd::pipeline {
@@ -102,6 +106,68 @@ TEST(MixedJobTest, ReportsWhatEveryCandidateCosts) {
   }
   EXPECT_NEAR(mixed.loss(), loss, 1e-12);
   EXPECT_EQ(mixed.loss_bound(), mixed.loss());
+}
+
+// The tokens of a job before the first block: what its attention reads.
+calibration::Statistics FirstStatistics(const LocalAgent& agent,
+                                        models::Model& model,
+                                        const models::Block& block) {
+  const int step = agent.StepOfKind("load");
+  const at::Tensor tokens =
+      checkpoints::ReadSafetensors(agent.BlobFile(step, "tokens"))
+          ->at("tokens");
+  calibration::GramAccumulator gram(model.hidden_size(), at::kCPU);
+  for (int64_t i = 0; i < tokens.size(0); ++i) {
+    models::SequenceState state;
+    state.residual = *model.Embed(tokens[i]);
+    block.Begin(&state);
+    gram.Add(state.input);
+  }
+  calibration::Statistics statistics;
+  EXPECT_TRUE(gram.Finish(&statistics).ok());
+  return statistics;
+}
+
+// Losses of one module differ by its rounding errors alone.
+TEST(MixedJobTest, LossesOfJoinedLayersHaveTheirOneTensorScale) {
+  v1::JobSpec spec = TinyJob("rtn");
+  auto& params = *Strategy("sensitivity", spec).mutable_params();
+  params["average_bits"].set_double_value(6);
+  params["formats"].set_string_value("nvfp4+int8");
+  RecipeOf(spec).mutable_exports(0)->set_id("dequantized");
+  LocalAgent agent(spec);
+  const auto report = ReportOf(agent);
+  ASSERT_TRUE(report.ok()) << report.status();
+  const auto reader = *checkpoints::OpenCheckpoint(TinyInputs().File("tiny"));
+  const auto loader = models::MakeDenseLoader(*reader);
+  const auto model = *models::MakeModel(*reader, *loader);
+  const auto block = *model->LoadBlock(0, 48);
+  const auto statistics = FirstStatistics(agent, *model, *block);
+  const auto& stage = block->stages().front().linears;
+  ASSERT_EQ(stage.size(), 3u);
+  formats::WeightSpec nvfp4{"nvfp4", 16};
+  for (const std::string& name : stage) {
+    nvfp4.shared_range =
+        std::max(nvfp4.shared_range,
+                 block->linear(name).DenseWeight().abs().max().item<float>());
+  }
+  int seen = 0;
+  for (const v1::ModuleChoice& row : report->mixed().modules()) {
+    if (std::find(stage.begin(), stage.end(), row.name()) == stage.end()) {
+      continue;
+    }
+    const at::Tensor weight = block->linear(row.name()).DenseWeight();
+    const auto error = [&](const formats::WeightSpec& of) {
+      return methods::RelativeError(
+          weight, *formats::RoundToNearest(weight, of), &statistics);
+    };
+    EXPECT_NEAR(row.losses(0) / row.losses(1),
+                error(nvfp4) / error({"int8", 32}),
+                1e-6 * row.losses(0) / row.losses(1))
+        << row.name();
+    ++seen;
+  }
+  EXPECT_EQ(seen, 3);
 }
 
 // The bundled model, whose layers differ as those of trained models do; in

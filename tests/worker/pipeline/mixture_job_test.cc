@@ -8,9 +8,11 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "proto/base/atomic_file.h"
 #include "proto/base/error.h"
 #include "tests/support/tiny_checkpoint.h"
@@ -19,6 +21,7 @@
 #include "worker/checkpoints/reader.h"
 #include "worker/checkpoints/safetensors_writer.h"
 #include "worker/exports/export.h"
+#include "worker/pipeline/block_file.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -330,6 +333,41 @@ TEST_F(MixtureJobTest, EveryMethodAndTransformTakesMixtures) {
     // 7 of the dense block, 4 and 3 for each expert of the sparse one.
     EXPECT_EQ(result->report.layers_size(), 7 + 4 + 3 * 8);
   }
+}
+
+TEST_F(MixtureJobTest, GateAndUpOfAnExpertHaveOneTensorScale) {
+  v1::JobSpec spec = Job("qwen3_moe");
+  v1::Recipe& recipe = RecipeOf(spec);
+  recipe.mutable_method()->set_id("rtn");
+  recipe.mutable_weights()->set_format("nvfp4");
+  recipe.mutable_exports(0)->set_id("dequantized");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::set<float> scales;
+  int experts = 0;
+  for (const v1::Step& step : agent.start_.committed()) {
+    if (!step.blobs().contains("weights")) continue;
+    const QuantizedModules block = *ReadBlockFile(
+        agent.BlobFile(static_cast<int>(step.step()), "weights"));
+    for (const auto& [name, linear] : block) {
+      absl::string_view expert = name;
+      if (!IsExpert(name) || !absl::ConsumeSuffix(&expert, "gate_proj")) {
+        continue;
+      }
+      const float scale = linear.parts.at("tensor_scale").item<float>();
+      EXPECT_EQ(block.at(absl::StrCat(expert, "up_proj"))
+                    .parts.at("tensor_scale")
+                    .item<float>(),
+                scale)
+          << name;
+      scales.insert(scale);
+      ++experts;
+    }
+  }
+  EXPECT_EQ(experts, 8);
+  // Experts do not share theirs.
+  EXPECT_GT(scales.size(), 4u);
 }
 
 TEST_F(MixtureJobTest, RoundingNeedsNoTokens) {

@@ -15,6 +15,7 @@
 #include "tests/support/test_data.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/worker/transforms/transform_run.h"
+#include "worker/transforms/scale_fold.h"
 
 namespace quantd::transforms {
 namespace {
@@ -139,6 +140,37 @@ TEST_F(FittedTest, AwqTakesTheScaleThatTheSumOverTokensWouldTake) {
   }
   // Loud channels are what the method is for.
   EXPECT_GE(folds_moved, 2);
+}
+
+// Of a candidate's scaled weights, as the layers will have it.
+TEST_F(FittedTest, ACandidatesErrorHasOneTensorScaleForEachInput) {
+  WeightSpec nvfp4;
+  nvfp4.format = "nvfp4";
+  nvfp4.group_size = 16;
+  specs_ = SpecsFor(*opened_.model, 0, nvfp4);
+  const BlockProblem problem =
+      ProblemOf(opened_, *block_, folds_, specs_, inputs_);
+  const base::CancelToken cancel;
+  for (const models::ScaleFold& fold : folds_.scales) {
+    const auto consumers = QuantizedConsumers(fold, problem);
+    const at::Tensor scale = at::arange(1, fold.channels + 1).to(at::kFloat);
+    const at::Tensor spread = fold.Spread(scale);
+    WeightSpec joined = nvfp4;
+    for (const std::string& name : fold.consumers) {
+      joined.shared_range =
+          std::max(joined.shared_range,
+                   Weight(name).mul(spread).abs().max().item<float>());
+    }
+    double expected = 0;
+    for (const std::string& name : fold.consumers) {
+      const at::Tensor w = Weight(name);
+      const at::Tensor rounded = formats::Dequantize(
+          *formats::RoundToNearest(w.mul(spread).contiguous(), joined));
+      expected +=
+          TokenEnergy(name, rounded.div(spread).sub(w)) / TokenEnergy(name, w);
+    }
+    EXPECT_NEAR(*RoundingLoss(consumers, spread, cancel) / expected, 1, 1e-3);
+  }
 }
 
 TEST_F(FittedTest, AwqScalesHaveTheirMiddleAtOne) {
