@@ -95,6 +95,9 @@ void ApplyActivations(const RecipeFlags& flags, v1::Recipe* recipe) {
   }
   recipe->mutable_kv_cache()->set_format(flags.kv_cache);
   recipe->mutable_kv_cache()->clear_params();
+  if (!spec::RoundsKvCache(*recipe)) {
+    recipe->mutable_kv_cache()->clear_rotate_keys();
+  }
 }
 
 void ApplyCalibration(const RecipeFlags& flags, v1::Recipe* recipe) {

@@ -257,6 +257,12 @@ std::vector<Violation> CheckActivationFields(const v1::Recipe& recipe,
               "name a dataset, or use activation_rounding.range dynamic");
   }
   const v1::KvCache& cache = recipe.kv_cache();
+  if (cache.rotate_keys() && !RoundsKvCache(recipe)) {
+    check.Add("kv_cache.rotate_keys", "true", "FIELD_CONFLICT",
+              "changes only how keys are rounded, and no format is given for "
+              "them",
+              "give kv_cache.format, int4 say, or leave it out");
+  }
   check.Number("kv_cache.clip_ratio", cache.clip_ratio(), kLeastClipRatio, 1);
   if (cache.group_size() < -1 || cache.group_size() > kMaxGroupSize) {
     check.Add(

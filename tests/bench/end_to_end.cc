@@ -111,7 +111,7 @@ class CountingBlock : public models::Block {
                std::unique_ptr<models::Linear> linear) override {
     block_.Replace(name, std::move(linear));
   }
-  void RoundKeysAndValues(formats::RowRounding rounding) override {
+  void RoundKeysAndValues(formats::KvRounding rounding) override {
     block_.RoundKeysAndValues(std::move(rounding));
   }
   void Begin(models::SequenceState* state) const override {

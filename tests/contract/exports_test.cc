@@ -110,7 +110,7 @@ void ExpectReadsBack(Work& work, const exports::Export& layout,
                                                plan.in_features, false);
     ASSERT_TRUE(linear.ok()) << linear.status();
     EXPECT_TRUE((*linear)->DenseWeight().equal(
-        layout.StoredWeight(work.quantized.at(plan.name))))
+        layout.StoredWeight(work.quantized.at(plan.name), nullptr)))
         << plan.name;
   }
   // What was not quantized keeps its bits.

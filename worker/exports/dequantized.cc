@@ -32,16 +32,20 @@ class DequantizedExport : public Export {
     return absl::OkStatus();
   }
 
-  at::Tensor StoredWeight(
-      const formats::QuantizedLinear& linear) const override {
-    return formats::Dequantize(linear).to(dtype_).to(at::kFloat);
+  at::Tensor StoredWeight(const formats::QuantizedLinear& linear,
+                          const numerics::Rotation* rotation) const override {
+    return Rounded(linear, rotation).to(at::kFloat);
   }
 
   absl::StatusOr<std::vector<std::string>> Write(
       const ExportSource& source, const std::string& directory) const override {
-    const EncodeModule encode = [this](const std::string& module,
-                                       const formats::QuantizedLinear& linear) {
-      return Encode(module, linear);
+    const EncodeModule encode = [&](const std::string& module,
+                                    const formats::QuantizedLinear& linear) {
+      const auto rotation = source.input_rotations.find(module);
+      return Encode(module, linear,
+                    rotation == source.input_rotations.end()
+                        ? nullptr
+                        : &rotation->second);
     };
     ASSIGN_OR_RETURN(std::vector<std::string> files,
                      WriteWeights(source, directory, max_shard_bytes_, encode));
@@ -56,9 +60,18 @@ class DequantizedExport : public Export {
   }
 
  private:
+  // As it is written.
+  at::Tensor Rounded(const formats::QuantizedLinear& linear,
+                     const numerics::Rotation* rotation) const {
+    const at::Tensor weight = formats::Dequantize(linear);
+    return rotation == nullptr ? weight.to(dtype_)
+                               : rotation->UndoOnWeight(weight, dtype_);
+  }
+
   absl::StatusOr<checkpoints::TensorMap> Encode(
-      const std::string& module, const formats::QuantizedLinear& linear) const {
-    const at::Tensor weight = formats::Dequantize(linear).to(dtype_);
+      const std::string& module, const formats::QuantizedLinear& linear,
+      const numerics::Rotation* rotation) const {
+    const at::Tensor weight = Rounded(linear, rotation);
     // 65504 is the largest half: a wide scale can pass it.
     if (!at::isfinite(weight).all().item<bool>()) {
       return base::MakeError(
@@ -103,6 +116,7 @@ ExportEntry MakeDequantizedEntry() {
       "point.");
   description.set_reference("docs/exports/dequantized.md");
   description.add_provides("fractional_zero");
+  description.add_provides("rotated_inputs");
   *description.add_params() = spec::StringParameter(
       "dtype", "bfloat16", {"bfloat16", "float16", "float32"},
       "The type quantized weights are written in; only float32 is exact.");

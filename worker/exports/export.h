@@ -20,6 +20,7 @@
 #include "worker/formats/quantized_linear.h"
 #include "worker/models/linear.h"
 #include "worker/models/model.h"
+#include "worker/numerics/rotation.h"
 
 namespace quantd::exports {
 
@@ -39,6 +40,9 @@ struct ExportSource {
   std::string tokenizer_json;
   // Of quantized modules whose activations have static ranges.
   std::map<std::string, v1::InputRange> input_ranges = {};
+  // Of quantized modules whose inputs are rotated while the model runs: their
+  // layers are those behind the rotation.
+  numerics::InputRotations input_rotations = {};
 };
 
 // A module that is going to be quantized, known before any weight is read.
@@ -61,7 +65,11 @@ class Export {
   virtual absl::Status CheckModule(const PlannedModule& module) const = 0;
   // The float32 [out, in] weight that a reader of this layout computes from
   // what is stored: the dequantized weight, unless the layout rounds it again.
-  virtual at::Tensor StoredWeight(const formats::QuantizedLinear& linear) const;
+  // `rotation`: that of the input, or null. A layout that provides
+  // "rotated_inputs" turns the weight back, W Q^T, so that inputs as they are
+  // can be multiplied with it; no other is asked.
+  virtual at::Tensor StoredWeight(const formats::QuantizedLinear& linear,
+                                  const numerics::Rotation* rotation) const;
   // Writes every file of the checkpoint below `directory`, which exists and is
   // empty; the relative paths, sorted. The same source gives the same bytes.
   virtual absl::StatusOr<std::vector<std::string>> Write(

@@ -26,9 +26,8 @@ constexpr char kLogitsTensor[] = "logits";
 absl::Status ReplaceLinears(const LinearOf& linear_of, models::Block* block) {
   for (const models::Stage& stage : block->stages()) {
     for (const std::string& name : stage.linears) {
-      const at::Tensor bias = block->linear(name).bias();
       ASSIGN_OR_RETURN(std::unique_ptr<models::Linear> other,
-                       linear_of(name, bias));
+                       linear_of(name, block->linear(name)));
       if (other != nullptr) block->Replace(name, std::move(other));
     }
   }
@@ -61,14 +60,15 @@ absl::StatusOr<at::Tensor> ProbeLogits(models::Model& model,
     RETURN_IF_ERROR(cancel.Check());
     ASSIGN_OR_RETURN(const auto block, model.LoadBlock(i, ids.size(0)));
     RETURN_IF_ERROR(ReplaceLinears(changes.linear_of, block.get()));
-    if (changes.kv_rounding) block->RoundKeysAndValues(changes.kv_rounding);
+    if (changes.kv_rounding.keys) {
+      block->RoundKeysAndValues(changes.kv_rounding);
+    }
     block->Forward(&state);
   }
   ASSIGN_OR_RETURN(const at::Tensor normed, model.FinalNorm(state.residual));
   ASSIGN_OR_RETURN(std::unique_ptr<models::Linear> head, model.LoadHead());
-  const at::Tensor bias = head->bias();
   ASSIGN_OR_RETURN(std::unique_ptr<models::Linear> other,
-                   changes.linear_of(model.HeadShape().name, bias));
+                   changes.linear_of(model.HeadShape().name, *head));
   if (other != nullptr) head = std::move(other);
   return head->Apply(normed).cpu();
 }

@@ -24,15 +24,15 @@ struct Probe {
   at::Tensor logits;
 };
 
-// What stands for a module, which has this bias; null: the model's own linear.
+// What stands for a module, which is `own`; null: the model's own linear.
 using LinearOf = std::function<absl::StatusOr<std::unique_ptr<models::Linear>>(
-    const std::string& module, const at::Tensor& bias)>;
+    const std::string& module, const models::Linear& own)>;
 
 // How a model that is probed differs from the one it is.
 struct ProbeChanges {
   LinearOf linear_of;
   // Empty: as the model does.
-  formats::RowRounding kv_rounding = {};
+  formats::KvRounding kv_rounding = {};
 };
 
 // int64 [tokens]: the beginning of `tokens`' first row, or, where `tokens` is

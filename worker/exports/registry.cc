@@ -25,7 +25,8 @@ const std::vector<ExportEntry>& Registry() {
   return registry;
 }
 
-at::Tensor Export::StoredWeight(const formats::QuantizedLinear& linear) const {
+at::Tensor Export::StoredWeight(const formats::QuantizedLinear& linear,
+                                const numerics::Rotation*) const {
   return formats::Dequantize(linear);
 }
 

@@ -28,6 +28,8 @@ constexpr char kSchemaKey[] = "schema";
 constexpr char kRecipeKey[] = "recipe";
 // Module to [low, high].
 constexpr char kRangesKey[] = "ranges";
+// Module to the seed of the rotation behind which its inputs are rounded.
+constexpr char kRotationsKey[] = "rotations";
 
 absl::Status Invalid(absl::string_view what) {
   return base::MakeError(
@@ -93,17 +95,37 @@ absl::StatusOr<v1::Recipe> ReadRecipe(const json& value) {
       absl::StrCat("cannot be right: ", spec::ToSentence(violations.front())));
 }
 
+using Seeds = std::map<std::string, uint64_t>;
+
+absl::StatusOr<Seeds> ReadSeeds(const json& value) {
+  if (!value.is_object()) return Invalid("has rotations of no module");
+  Seeds seeds;
+  for (const auto& [module, seed] : value.items()) {
+    if (!seed.is_number_unsigned()) {
+      return Invalid("has a rotation whose seed is no whole number");
+    }
+    seeds[module] = seed.get<uint64_t>();
+  }
+  return seeds;
+}
+
+// How the linears of a checkpoint run.
+struct Simulation {
+  v1::Recipe recipe;
+  Ranges ranges;
+  Seeds rotations;
+  formats::KvRounding kv_rounding;
+};
+
 class SimulatingLoader : public models::LinearLoader {
  public:
   SimulatingLoader(std::unique_ptr<models::LinearLoader> loader,
-                   v1::Recipe recipe, Ranges ranges,
-                   formats::RowRounding kv_rounding)
-      : loader_(std::move(loader)),
-        recipe_(std::move(recipe)),
-        ranges_(std::move(ranges)),
-        kv_rounding_(std::move(kv_rounding)) {}
+                   Simulation simulation)
+      : loader_(std::move(loader)), simulation_(std::move(simulation)) {}
 
-  formats::RowRounding KvRounding() const override { return kv_rounding_; }
+  formats::KvRounding KvRounding() const override {
+    return simulation_.kv_rounding;
+  }
 
   absl::StatusOr<std::unique_ptr<models::Linear>> Load(const std::string& name,
                                                        int64_t out_features,
@@ -113,21 +135,26 @@ class SimulatingLoader : public models::LinearLoader {
                      loader_->Load(name, out_features, in_features, has_bias));
     ASSIGN_OR_RETURN(
         const std::optional<formats::RowFormat> format,
-        formats::ActivationFormat(spec::SettingsFor(recipe_, name)));
+        formats::ActivationFormat(spec::SettingsFor(simulation_.recipe, name)));
     if (!format.has_value()) return linear;
-    const auto range = ranges_.find(name);
+    const auto range = simulation_.ranges.find(name);
     ASSIGN_OR_RETURN(
         formats::RowRounding rounding,
-        formats::MakeRowRounding(
-            *format, range == ranges_.end() ? nullptr : &range->second));
+        formats::MakeRowRounding(*format, range == simulation_.ranges.end()
+                                              ? nullptr
+                                              : &range->second));
+    const auto seed = simulation_.rotations.find(name);
+    if (seed != simulation_.rotations.end()) {
+      rounding = formats::InBasis(
+          numerics::Rotation::Randomized(in_features, seed->second),
+          std::move(rounding));
+    }
     return models::MakeRoundedLinear(std::move(linear), std::move(rounding));
   }
 
  private:
   const std::unique_ptr<models::LinearLoader> loader_;
-  const v1::Recipe recipe_;
-  const Ranges ranges_;
-  const formats::RowRounding kv_rounding_;
+  const Simulation simulation_;
 };
 
 }  // namespace
@@ -141,9 +168,13 @@ json SimulationConfig(const ExportSource& source) {
   for (const auto& [module, range] : source.input_ranges) {
     ranges[module] = {range.low(), range.high()};
   }
-  return {{kSchemaKey, kSchema},
-          {kRecipeKey, spec::ToJson(RunningPart(source))},
-          {kRangesKey, std::move(ranges)}};
+  json config = {{kSchemaKey, kSchema},
+                 {kRecipeKey, spec::ToJson(RunningPart(source))},
+                 {kRangesKey, std::move(ranges)}};
+  for (const auto& [module, rotation] : source.input_rotations) {
+    config[kRotationsKey][module] = rotation.seed();
+  }
+  return config;
 }
 
 absl::StatusOr<std::unique_ptr<models::LinearLoader>> WithSimulation(
@@ -153,20 +184,17 @@ absl::StatusOr<std::unique_ptr<models::LinearLoader>> WithSimulation(
   if (!found->is_object() || found->value(kSchemaKey, json()) != kSchema) {
     return Invalid("is of a version that this build does not know");
   }
-  ASSIGN_OR_RETURN(v1::Recipe recipe,
+  Simulation simulation;
+  ASSIGN_OR_RETURN(simulation.recipe,
                    ReadRecipe(found->value(kRecipeKey, json())));
-  ASSIGN_OR_RETURN(Ranges ranges,
+  ASSIGN_OR_RETURN(simulation.ranges,
                    ReadRanges(found->value(kRangesKey, json::object())));
-  formats::RowRounding kv_rounding;
-  ASSIGN_OR_RETURN(const std::optional<formats::RowFormat> kv_format,
-                   formats::KvCacheFormat(recipe.kv_cache()));
-  if (kv_format.has_value()) {
-    ASSIGN_OR_RETURN(kv_rounding,
-                     formats::MakeRowRounding(*kv_format, /*range=*/nullptr));
-  }
-  return std::make_unique<SimulatingLoader>(
-      std::move(loader), std::move(recipe), std::move(ranges),
-      std::move(kv_rounding));
+  ASSIGN_OR_RETURN(simulation.rotations,
+                   ReadSeeds(found->value(kRotationsKey, json::object())));
+  ASSIGN_OR_RETURN(simulation.kv_rounding,
+                   formats::MakeKvRounding(simulation.recipe.kv_cache()));
+  return std::make_unique<SimulatingLoader>(std::move(loader),
+                                            std::move(simulation));
 }
 
 }  // namespace quantd::exports

@@ -157,13 +157,23 @@ absl::StatusOr<std::optional<RowFormat>> ActivationFormat(
                   rounding.clip_ratio(), rounding.params(), std::move(format));
 }
 
-absl::StatusOr<std::optional<RowFormat>> KvCacheFormat(
-    const v1::KvCache& cache) {
-  if (spec::LeavesAlone(cache.format())) return std::nullopt;
+absl::StatusOr<KvRounding> MakeKvRounding(const v1::KvCache& cache) {
+  if (spec::LeavesAlone(cache.format())) return KvRounding();
   RowFormat format;
   format.grid.group_size = cache.group_size() > 0 ? cache.group_size() : -1;
-  return Complete(cache.format(), cache.asymmetric(), cache.clip_ratio(),
-                  cache.params(), std::move(format));
+  ASSIGN_OR_RETURN(
+      format, Complete(cache.format(), cache.asymmetric(), cache.clip_ratio(),
+                       cache.params(), std::move(format)));
+  ASSIGN_OR_RETURN(const RowRounding rounding,
+                   MakeRowRounding(format, /*range=*/nullptr));
+  if (!cache.rotate_keys()) return KvRounding{rounding, rounding};
+  // q Q (k Q)^T is q k^T, so that turning back the rounded keys does for
+  // rotating the queries.
+  return KvRounding{[rounding](const at::Tensor& heads) {
+                      return InBasis(numerics::Rotation::Plain(heads.size(1)),
+                                     rounding)(heads);
+                    },
+                    rounding};
 }
 
 absl::StatusOr<RowRounding> MakeRowRounding(const RowFormat& format,
@@ -177,6 +187,13 @@ absl::StatusOr<RowRounding> MakeRowRounding(const RowFormat& format,
   }
   return RowRounding(
       [rounder](const at::Tensor& rows) { return rounder->Round(rows); });
+}
+
+RowRounding InBasis(const numerics::Rotation& rotation, RowRounding rounding) {
+  if (rounding == nullptr) return rounding;
+  return [rotation, rounding = std::move(rounding)](const at::Tensor& rows) {
+    return rotation.Undo(rounding(rotation.Apply(rows)));
+  };
 }
 
 }  // namespace quantd::formats

@@ -16,6 +16,7 @@
 #include "quantd/v1/recipe.pb.h"
 #include "quantd/v1/report.pb.h"
 #include "worker/formats/format.h"
+#include "worker/numerics/rotation.h"
 
 namespace quantd::formats {
 
@@ -23,6 +24,12 @@ namespace quantd::formats {
 // row's result depends on no other row. Rows with a value that is not finite
 // may come back as they are, and all others with them. Thread-safe.
 using RowRounding = std::function<at::Tensor(const at::Tensor& rows)>;
+
+// How attention keeps the heads of tokens; empty functions leave them alone.
+struct KvRounding {
+  RowRounding keys = nullptr;
+  RowRounding values = nullptr;
+};
 
 struct RowFormat {
   // Number format, its parameters, zero points. `group_size` values of a row
@@ -42,14 +49,18 @@ struct RowFormat {
 absl::StatusOr<std::optional<RowFormat>> ActivationFormat(
     const spec::ModuleSettings& settings);
 
-// The same for keys and values; the rows are heads of tokens.
-absl::StatusOr<std::optional<RowFormat>> KvCacheFormat(
-    const v1::KvCache& cache);
+// How keys and values are rounded; the rows are heads of tokens. Errors as
+// above.
+absl::StatusOr<KvRounding> MakeKvRounding(const v1::KvCache& cache);
 
 // `range`: of a static format, as calibration found it; null where no token
 // reached the module, whose rows then have ranges of their own. Errors as
 // above.
 absl::StatusOr<RowRounding> MakeRowRounding(const RowFormat& format,
                                             const v1::InputRange* range);
+
+// Rounds rows in another basis and gives them back in their own: x becomes
+// round(x Q) Q^T. Empty where `rounding` is.
+RowRounding InBasis(const numerics::Rotation& rotation, RowRounding rounding);
 
 }  // namespace quantd::formats

@@ -39,7 +39,7 @@ class DecoderBlock : public Block {
     Find(name);
     linears_[name] = std::move(linear);
   }
-  void RoundKeysAndValues(formats::RowRounding rounding) override {
+  void RoundKeysAndValues(formats::KvRounding rounding) override {
     kv_rounding_ = std::move(rounding);
   }
   void Begin(SequenceState* state) const override {
@@ -76,11 +76,14 @@ class DecoderBlock : public Block {
   at::Tensor Heads(const at::Tensor& x, int64_t heads, const char* norm) const;
   at::Tensor Attend(const at::Tensor& input) const;
   // `heads` [tokens, heads, head_dim] as the KV cache gives them back.
-  at::Tensor Cached(const at::Tensor& heads) const {
-    if (kv_rounding_ == nullptr) return heads;
-    return kv_rounding_(heads.reshape({-1, shape_.head_dim}))
-        .view(heads.sizes());
+  at::Tensor Cached(const at::Tensor& heads,
+                    const formats::RowRounding& rounding) const {
+    if (rounding == nullptr) return heads;
+    return rounding(heads.reshape({-1, shape_.head_dim})).view(heads.sizes());
   }
+  // What the stage's input is split into before anything is rotated.
+  std::vector<at::Tensor> PlainInputs(int64_t stage,
+                                      const SequenceState& state) const;
   at::Tensor Clip(const at::Tensor& x) const {
     return x.clamp(-shape_.q_k_v_clip, shape_.q_k_v_clip);
   }
@@ -95,7 +98,7 @@ class DecoderBlock : public Block {
   std::map<std::string, std::unique_ptr<Linear>> linears_;
   std::map<std::string, at::Tensor> tensors_;
   // Empty where keys and values are left alone.
-  formats::RowRounding kv_rounding_;
+  formats::KvRounding kv_rounding_;
   // Null where the layer is dense.
   std::unique_ptr<SparseLayer> sparse_;
 };
@@ -142,10 +145,12 @@ at::Tensor DecoderBlock::Attend(const at::Tensor& input) const {
   const at::Tensor q =
       Heads(Run(kQkv, 0, input), shape_.heads, "self_attn.q_norm");
   const at::Tensor k =
-      Cached(Heads(Run(kQkv, 1, input), shape_.kv_heads, "self_attn.k_norm"));
+      Cached(Heads(Run(kQkv, 1, input), shape_.kv_heads, "self_attn.k_norm"),
+             kv_rounding_.keys);
   at::Tensor v = Run(kQkv, 2, input);
   if (shape_.q_k_v_clip > 0) v = Clip(v);
-  v = Cached(v.view({input.size(0), shape_.kv_heads, shape_.head_dim}));
+  v = Cached(v.view({input.size(0), shape_.kv_heads, shape_.head_dim}),
+             kv_rounding_.values);
   return CausalAttention(q, k, v, attention_);
 }
 
@@ -170,6 +175,21 @@ at::Tensor DecoderBlock::Down(const SequenceState& state,
 
 std::vector<at::Tensor> DecoderBlock::Inputs(int64_t stage,
                                              const SequenceState& state) const {
+  std::vector<at::Tensor> inputs = PlainInputs(stage, state);
+  const Stage& here = stages_[static_cast<size_t>(stage)];
+  for (size_t i = 0; i < here.linears.size(); ++i) {
+    const bool first = i == 0 || here.input_of[i] != here.input_of[i - 1];
+    const numerics::Rotation* rotation =
+        Find(here.linears[i])->input_rotation();
+    if (!first || rotation == nullptr) continue;
+    at::Tensor& rows = inputs[static_cast<size_t>(here.input_of[i])];
+    rows = rotation->Apply(rows);
+  }
+  return inputs;
+}
+
+std::vector<at::Tensor> DecoderBlock::PlainInputs(
+    int64_t stage, const SequenceState& state) const {
   if (sparse_ != nullptr && stage == kGateUp) {
     return sparse_->GateUpInputs(state.input);
   }

@@ -115,6 +115,7 @@ RotationPlan PlanRotation(const Shape& shape, bool tied) {
     rotation.writers.push_back(output);
     for (const LinearPlan& down : plan[kDown]) {
       rotation.writers.push_back(down.name);
+      rotation.down_projections.push_back(down.name);
     }
     rotation.norms.push_back({InputNorm(i), NamesOf(plan[kQkv])});
     rotation.norms.push_back(

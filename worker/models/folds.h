@@ -73,8 +73,10 @@ struct RotationPlan {
   // The head is the embedding matrix and must get a tensor of its own.
   bool tied = false;
   int64_t hidden = 0;
-  // Modules whose output is added to the residual stream.
+  // Modules whose output is added to the residual stream, and those of them
+  // that read what comes out of an activation function.
   std::vector<std::string> writers;
+  std::vector<std::string> down_projections;
   std::vector<NormUse> norms;
   std::vector<ValueHeads> values;
 };

@@ -167,6 +167,9 @@ class RoundedLinear : public Linear {
   int64_t out_features() const override { return linear_->out_features(); }
   int64_t in_features() const override { return linear_->in_features(); }
   const at::Tensor& bias() const override { return linear_->bias(); }
+  const numerics::Rotation* input_rotation() const override {
+    return linear_->input_rotation();
+  }
   int64_t weight_bytes() const override { return linear_->weight_bytes(); }
 
  private:

@@ -57,11 +57,12 @@ class Block {
   // Rounds attention's keys, as they are compared, and values from now on: the
   // rows are heads of tokens. Empty: no more. A block begins with what its
   // LinearLoader says.
-  virtual void RoundKeysAndValues(formats::RowRounding rounding) = 0;
+  virtual void RoundKeysAndValues(formats::KvRounding rounding) = 0;
   // Makes state->input the input of stage 0 from state->residual.
   virtual void Begin(SequenceState* state) const = 0;
-  // What the linears of `stage`, before which `state` stands, read: one float32
-  // [rows, in_features] per input. No row is possible where tokens are routed.
+  // What the weights of `stage`, before which `state` stands, are multiplied
+  // with: one float32 [rows, in_features] per input, rotated where its linears
+  // rotate it. No row is possible where tokens are routed.
   virtual std::vector<at::Tensor> Inputs(int64_t stage,
                                          const SequenceState& state) const = 0;
   // Applies the linears of `stage` and whatever follows up to the next stage's

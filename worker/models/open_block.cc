@@ -4,6 +4,7 @@
 #include <ATen/ops/mm.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace quantd::models {
@@ -12,19 +13,27 @@ namespace quantd::models {
 // through which autograd goes.
 class OpenLinear : public Linear {
  public:
-  OpenLinear(at::Tensor weight, at::Tensor bias)
-      : weight_(std::move(weight)), bias_(std::move(bias)), used_(weight_) {}
+  explicit OpenLinear(const Linear& closed)
+      : weight_(closed.DenseWeight()), bias_(closed.bias()), used_(weight_) {
+    if (closed.input_rotation() != nullptr) {
+      rotation_ = *closed.input_rotation();
+    }
+  }
 
   void Use(const at::Tensor& weight) { used_ = weight; }
 
   at::Tensor Apply(const at::Tensor& input) const override {
-    const at::Tensor output = at::mm(input, used_.t());
+    const at::Tensor output = at::mm(
+        rotation_.has_value() ? rotation_->Apply(input) : input, used_.t());
     return bias_.defined() ? output.add(bias_) : output;
   }
   at::Tensor DenseWeight() const override { return weight_; }
   int64_t out_features() const override { return weight_.size(0); }
   int64_t in_features() const override { return weight_.size(1); }
   const at::Tensor& bias() const override { return bias_; }
+  const numerics::Rotation* input_rotation() const override {
+    return rotation_.has_value() ? &*rotation_ : nullptr;
+  }
   int64_t weight_bytes() const override {
     return static_cast<int64_t>(weight_.nbytes());
   }
@@ -32,6 +41,7 @@ class OpenLinear : public Linear {
  private:
   const at::Tensor weight_;
   const at::Tensor bias_;
+  std::optional<numerics::Rotation> rotation_;
   at::Tensor used_;
 };
 
@@ -39,9 +49,7 @@ OpenBlock::OpenBlock(Block& block, const std::set<std::string>& given)
     : block_(block) {
   for (const Stage& stage : block.stages()) {
     for (const std::string& name : stage.linears) {
-      const Linear& linear = block.linear(name);
-      auto open =
-          std::make_unique<OpenLinear>(linear.DenseWeight(), linear.bias());
+      auto open = std::make_unique<OpenLinear>(block.linear(name));
       if (given.contains(name)) {
         given_.push_back(name);
         open_.push_back(open.get());
@@ -58,7 +66,9 @@ OpenBlock::OpenBlock(Block& block, const std::set<std::string>& given)
 OpenBlock::~OpenBlock() {
   for (const std::string& name : kept_) {
     const Linear& linear = block_.linear(name);
-    block_.Replace(name, MakeDenseLinear(linear.DenseWeight(), linear.bias()));
+    block_.Replace(name, MakeRotatedLinear(MakeDenseLinear(linear.DenseWeight(),
+                                                           linear.bias()),
+                                           linear.input_rotation()));
   }
 }
 

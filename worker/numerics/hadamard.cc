@@ -3,12 +3,15 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/stack.h>
 
 #include <optional>
 #include <vector>
 
 #include "spdlog/spdlog.h"
+#include "worker/kernels/hadamard_cpu.h"
 
 namespace quantd::numerics {
 namespace {
@@ -188,6 +191,95 @@ void Walsh(double* values, int64_t size) {
   }
 }
 
+constexpr int64_t kValuesPerTask = 32768;
+
+// What a product with the matrix of order K 2^m is made of.
+struct Factors {
+  int64_t base = 1;
+  int64_t power = 1;
+  // float64 [base, base], applied from the left to the columns of [base,
+  // power]; undefined where base is 1.
+  at::Tensor mix;
+};
+
+// In float64.
+at::Tensor InDouble(const at::Tensor& rows, const Factors& factors) {
+  at::Tensor out = rows.clone(at::MemoryFormat::Contiguous);
+  double* values = out.mutable_data_ptr<double>();
+  const int64_t power = factors.power;
+  at::parallel_for(0, out.numel() / power, kValuesPerTask / power + 1,
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) {
+                       Walsh(values + i * power, power);
+                     }
+                   });
+  if (factors.base == 1) return out;
+  return at::matmul(factors.mix, out.view({-1, factors.base, power}))
+      .view(rows.sizes());
+}
+
+// In float32: a row's sums are the same whatever stands beside it.
+at::Tensor InFloat(const at::Tensor& rows, const Factors& factors) {
+  const int64_t base = factors.base;
+  const int64_t power = factors.power;
+  const int64_t order = base * power;
+  at::Tensor walshed = rows.clone(at::MemoryFormat::Contiguous);
+  float* values = walshed.mutable_data_ptr<float>();
+  at::Tensor out = walshed;
+  at::Tensor mix;
+  if (base > 1) {
+    out = at::empty_like(walshed);
+    mix = factors.mix.to(at::kFloat).contiguous();
+  }
+  float* mixed = out.mutable_data_ptr<float>();
+  at::parallel_for(0, out.numel() / order, kValuesPerTask / order + 1,
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t at = begin * order; at < end * order;
+                          at += order) {
+                       for (int64_t i = 0; i < base; ++i) {
+                         kernels::WalshHadamard(values + at + i * power, power);
+                       }
+                       if (base == 1) continue;
+                       kernels::MixRows(mix.const_data_ptr<float>(), base,
+                                        values + at, power, mixed + at);
+                     }
+                   });
+  return out;
+}
+
+// On any device, and with gradients.
+at::Tensor ByOperators(const at::Tensor& rows, const Factors& factors) {
+  at::Tensor out = rows.contiguous();
+  for (int64_t half = 1; half < factors.power; half *= 2) {
+    const at::Tensor pairs = out.view({-1, 2, half});
+    const at::Tensor a = pairs.select(1, 0);
+    const at::Tensor b = pairs.select(1, 1);
+    out = at::stack({a.add(b), a.sub(b)}, 1);
+  }
+  if (factors.base > 1) {
+    out = at::matmul(factors.mix.to(rows.options()),
+                     out.view({-1, factors.base, factors.power}));
+  }
+  return out.reshape(rows.sizes());
+}
+
+at::Tensor Times(const at::Tensor& rows, int64_t order, bool transposed) {
+  const std::optional<int64_t> base = BaseOrder(order);
+  if (!base.has_value() || rows.size(1) % order != 0) {
+    spdlog::critical("no Hadamard matrix of order {} for {} columns", order,
+                     rows.size(1));
+    abort();
+  }
+  Factors factors{.base = *base, .power = order / *base, .mix = {}};
+  if (*base > 1) {
+    const at::Tensor matrix = BaseMatrix(*base);
+    factors.mix = transposed ? matrix : matrix.t();
+  }
+  if (!rows.is_cpu() || rows.requires_grad()) return ByOperators(rows, factors);
+  return rows.scalar_type() == at::kFloat ? InFloat(rows, factors)
+                                          : InDouble(rows, factors);
+}
+
 }  // namespace
 
 bool HasHadamard(int64_t order) { return BaseOrder(order).has_value(); }
@@ -202,26 +294,11 @@ int64_t HadamardBlock(int64_t columns) {
 }
 
 at::Tensor TimesHadamard(const at::Tensor& rows, int64_t order) {
-  const std::optional<int64_t> base = BaseOrder(order);
-  if (!base.has_value() || rows.size(1) % order != 0) {
-    spdlog::critical("no Hadamard matrix of order {} for {} columns", order,
-                     rows.size(1));
-    abort();
-  }
-  const int64_t power = order / *base;
-  at::Tensor out = rows.clone(at::MemoryFormat::Contiguous);
-  double* values = out.mutable_data_ptr<double>();
-  constexpr int64_t kValuesPerTask = 32768;
-  at::parallel_for(0, out.numel() / power, kValuesPerTask / power + 1,
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t i = begin; i < end; ++i) {
-                       Walsh(values + i * power, power);
-                     }
-                   });
-  if (*base == 1) return out;
-  const at::Tensor mixed =
-      at::matmul(BaseMatrix(*base).t(), out.view({-1, *base, power}));
-  return mixed.view(rows.sizes());
+  return Times(rows, order, /*transposed=*/false);
+}
+
+at::Tensor TimesHadamardTransposed(const at::Tensor& rows, int64_t order) {
+  return Times(rows, order, /*transposed=*/true);
 }
 
 }  // namespace quantd::numerics

@@ -18,9 +18,12 @@ bool HasHadamard(int64_t order);
 // The largest divisor of `columns` that has a Hadamard matrix; at least 1.
 int64_t HadamardBlock(int64_t columns);
 
-// `rows` float64 [rows, columns] with each run of `order` columns multiplied by
-// the Hadamard matrix of that order, not normalised. `order` divides the
-// columns and has a matrix; anything else is a bug and aborts.
+// `rows` [rows, columns] with each run of `order` columns multiplied by the
+// Hadamard matrix of that order, not normalised, or by its transpose. float64,
+// or, where programs do it while a model runs, float32; on any device, and
+// gradients pass. `order` divides the columns and has a matrix; anything else
+// is a bug and aborts.
 at::Tensor TimesHadamard(const at::Tensor& rows, int64_t order);
+at::Tensor TimesHadamardTransposed(const at::Tensor& rows, int64_t order);
 
 }  // namespace quantd::numerics

@@ -290,7 +290,7 @@ absl::Status BlockQuantizer::Replace(models::Block& block,
         MakeSimulatedLinear(
             plans.at(name), ranges,
             formats::Dequantize(done.modules.at(name)).to(options_.device),
-            block.linear(name).bias()));
+            block.linear(name)));
     block.Replace(name, std::move(simulated));
   }
   return absl::OkStatus();

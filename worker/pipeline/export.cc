@@ -42,15 +42,15 @@ absl::Status WriteExpectedProbe(QuantizeJob& job, const exports::Export& layout,
   }
   const RangesByModule ranges = RangesIn(job.journal->done());
   const exports::LinearOf linear_of = [&](const std::string& module,
-                                          const at::Tensor& bias)
+                                          const models::Linear& own)
       -> absl::StatusOr<std::unique_ptr<models::Linear>> {
     const auto plan = plans.find(module);
     if (plan == plans.end()) return nullptr;
     ASSIGN_OR_RETURN(const formats::QuantizedLinear linear,
                      quantized.Read(module));
-    return MakeSimulatedLinear(*plan->second, ranges,
-                               layout.StoredWeight(linear).to(job.device),
-                               bias);
+    return MakeStoredLinear(
+        *plan->second, ranges,
+        layout.StoredWeight(linear, own.input_rotation()).to(job.device), own);
   };
   exports::Probe probe;
   probe.ids = exports::ProbeIds(tokens, model);
@@ -77,7 +77,8 @@ absl::StatusOr<WrittenExport> WriteLayout(QuantizeJob& job,
           [&](const std::string& module) { return quantized.Read(module); },
       .recipe = job.recipe,
       .tokenizer_json = "",
-      .input_ranges = RangesIn(job.journal->done())};
+      .input_ranges = RangesIn(job.journal->done()),
+      .input_rotations = job.input_rotations()};
   // A model without a tokenizer can be quantized all the same.
   const auto tokenizer = job.source.MakeTokenizer();
   if (tokenizer.ok()) source.tokenizer_json = (*tokenizer)->json();

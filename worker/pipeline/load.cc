@@ -72,13 +72,6 @@ absl::StatusOr<bool> NeedsTokens(const std::vector<ModulePlan>& modules) {
   return false;
 }
 
-absl::StatusOr<formats::RowRounding> KvRoundingOf(const v1::Recipe& recipe) {
-  ASSIGN_OR_RETURN(const std::optional<formats::RowFormat> format,
-                   formats::KvCacheFormat(recipe.kv_cache()));
-  if (!format.has_value()) return formats::RowRounding();
-  return formats::MakeRowRounding(*format, /*range=*/nullptr);
-}
-
 // What fixes the tokens, without tokenizing: the data file, the tokenizer and
 // the sampling rule's inputs.
 absl::StatusOr<std::string> TokensDigest(const QuantizeJob& job) {
@@ -137,7 +130,9 @@ absl::StatusOr<std::unique_ptr<QuantizeJob>> ResolveJob(
   RETURN_IF_ERROR(ApplyModelTransforms(*job));
   const models::Model& model = *job->source.model;
   ASSIGN_OR_RETURN(job->modules, PlanModules(job->recipe, model));
-  ASSIGN_OR_RETURN(job->kv_rounding, KvRoundingOf(job->recipe));
+  KeepRotationsOfQuantized(*job);
+  ASSIGN_OR_RETURN(job->kv_rounding,
+                   formats::MakeKvRounding(job->recipe.kv_cache()));
   for (const v1::Component& layout : job->recipe.exports()) {
     ASSIGN_OR_RETURN(auto made, exports::MakeExport(layout));
     job->exports.push_back(std::move(made));

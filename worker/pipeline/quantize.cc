@@ -172,7 +172,7 @@ absl::Status BlockLoop::ReplayBlock(int64_t index) {
         std::unique_ptr<models::Linear> simulated,
         MakeSimulatedLinear(plan, ranges,
                             formats::Dequantize(linear).to(job_.device),
-                            block->linear(name).bias()));
+                            block->linear(name)));
     block->Replace(name, std::move(simulated));
   }
   return ForwardAll(*block, *cache_, job_.cancel, job_.progress.get(),

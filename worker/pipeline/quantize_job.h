@@ -51,7 +51,7 @@ struct QuantizeJob {
   std::vector<ModulePlan> modules;
   // How the quantized model's attention keeps keys and values; empty: as they
   // are.
-  formats::RowRounding kv_rounding;
+  formats::KvRounding kv_rounding;
   std::vector<std::unique_ptr<exports::Export>> exports;
   CalibrationPlan calibration;
   // False where nothing looks at the layers' inputs: then nothing is sampled
@@ -62,6 +62,11 @@ struct QuantizeJob {
   std::unique_ptr<ProgressReporter> progress;
 
   const v1::QuantizeSpec& spec() const { return start.spec().quantize(); }
+  // How the inputs of quantized modules are rotated while the model runs.
+  numerics::InputRotations input_rotations() const {
+    return source.edits == nullptr ? numerics::InputRotations()
+                                   : source.edits->input_rotations();
+  }
 };
 
 // Opens the source and checks everything that can be known without computing:

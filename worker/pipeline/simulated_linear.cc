@@ -7,6 +7,20 @@
 #include "proto/base/status_macros.h"
 
 namespace quantd::pipeline {
+namespace {
+
+// Empty where the module's inputs are left alone.
+absl::StatusOr<formats::RowRounding> RoundingOf(const ModulePlan& plan,
+                                                const RangesByModule& ranges) {
+  if (!plan.activations.has_value()) return formats::RowRounding();
+  const auto range = ranges.find(plan.name);
+  absl::StatusOr<formats::RowRounding> rounding = formats::MakeRowRounding(
+      *plan.activations, range == ranges.end() ? nullptr : &range->second);
+  if (!rounding.ok()) return base::AddContext(rounding.status(), plan.name);
+  return rounding;
+}
+
+}  // namespace
 
 RangesByModule RangesIn(absl::Span<const v1::Step> steps) {
   RangesByModule ranges;
@@ -20,15 +34,26 @@ RangesByModule RangesIn(absl::Span<const v1::Step> steps) {
 
 absl::StatusOr<std::unique_ptr<models::Linear>> MakeSimulatedLinear(
     const ModulePlan& plan, const RangesByModule& ranges, at::Tensor weight,
-    at::Tensor bias) {
-  std::unique_ptr<models::Linear> linear =
-      models::MakeDenseLinear(std::move(weight), std::move(bias));
-  if (!plan.activations.has_value()) return linear;
-  const auto range = ranges.find(plan.name);
-  absl::StatusOr<formats::RowRounding> rounding = formats::MakeRowRounding(
-      *plan.activations, range == ranges.end() ? nullptr : &range->second);
-  if (!rounding.ok()) return base::AddContext(rounding.status(), plan.name);
-  return models::MakeRoundedLinear(std::move(linear), *std::move(rounding));
+    const models::Linear& original) {
+  ASSIGN_OR_RETURN(formats::RowRounding rounding, RoundingOf(plan, ranges));
+  return models::MakeRotatedLinear(
+      models::MakeRoundedLinear(
+          models::MakeDenseLinear(std::move(weight), original.bias()),
+          std::move(rounding)),
+      original.input_rotation());
+}
+
+absl::StatusOr<std::unique_ptr<models::Linear>> MakeStoredLinear(
+    const ModulePlan& plan, const RangesByModule& ranges, at::Tensor weight,
+    const models::Linear& original) {
+  ASSIGN_OR_RETURN(formats::RowRounding rounding, RoundingOf(plan, ranges));
+  const numerics::Rotation* rotation = original.input_rotation();
+  if (rotation != nullptr) {
+    rounding = formats::InBasis(*rotation, std::move(rounding));
+  }
+  return models::MakeRoundedLinear(
+      models::MakeDenseLinear(std::move(weight), original.bias()),
+      std::move(rounding));
 }
 
 }  // namespace quantd::pipeline

@@ -24,10 +24,16 @@ using RangesByModule = std::map<std::string, v1::InputRange>;
 // Those that the layer reports of `steps` have.
 RangesByModule RangesIn(absl::Span<const v1::Step> steps);
 
-// `weight` float32 [out, in], `bias` float32 [out] or undefined, both where the
-// model runs.
+// `weight` float32 [out, in] where the model runs, in place of that of
+// `original`, whose bias and rotation of the input it keeps.
 absl::StatusOr<std::unique_ptr<models::Linear>> MakeSimulatedLinear(
     const ModulePlan& plan, const RangesByModule& ranges, at::Tensor weight,
-    at::Tensor bias);
+    const models::Linear& original);
+
+// The same as a checkpoint runs it, whose weight is turned back where the input
+// of `original` is rotated (exports::Export::StoredWeight).
+absl::StatusOr<std::unique_ptr<models::Linear>> MakeStoredLinear(
+    const ModulePlan& plan, const RangesByModule& ranges, at::Tensor weight,
+    const models::Linear& original);
 
 }  // namespace quantd::pipeline

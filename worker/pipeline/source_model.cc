@@ -51,6 +51,10 @@ absl::Status MakeModelOf(SourceModel* source, at::Device device) {
   source->model.reset();
   ASSIGN_OR_RETURN(source->loader,
                    exports::MakeLoader(*source->reader, device));
+  if (source->edits != nullptr) {
+    source->loader = models::WithRotatedInputs(
+        std::move(source->loader), source->edits->input_rotations());
+  }
   ASSIGN_OR_RETURN(source->model,
                    models::MakeModel(*source->reader, *source->loader, device));
   return absl::OkStatus();

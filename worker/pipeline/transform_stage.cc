@@ -74,12 +74,16 @@ absl::StatusOr<std::vector<Variant>> AllVariants(
 }
 
 // The linears outside of the head, or those of one block, that are going to be
-// quantized.
-std::vector<const ModulePlan*> Quantized(const QuantizeJob& job,
-                                         std::optional<int64_t> block = {}) {
+// quantized. Those whose inputs are rotated are left out: what is fitted
+// changes weights as they are before the rotation, and would have to be fitted
+// to those behind it.
+std::vector<const ModulePlan*> Fitted(const QuantizeJob& job,
+                                      std::optional<int64_t> block = {}) {
+  const numerics::InputRotations rotations = job.input_rotations();
   std::vector<const ModulePlan*> modules;
   for (const ModulePlan& plan : job.modules) {
     if (!plan.quantized || plan.block == kHeadBlock) continue;
+    if (rotations.contains(plan.name)) continue;
     if (!block.has_value() || plan.block == *block) modules.push_back(&plan);
   }
   return modules;
@@ -126,9 +130,15 @@ absl::Status ApplyModelTransforms(QuantizeJob& job) {
   return absl::OkStatus();
 }
 
+void KeepRotationsOfQuantized(QuantizeJob& job) {
+  if (job.source.edits == nullptr) return;
+  const std::vector<std::string> names = QuantizedNames(job.modules);
+  job.source.edits->KeepRotationsOf({names.begin(), names.end()});
+}
+
 absl::StatusOr<bool> TransformsNeedTokens(const QuantizeJob& job) {
   ASSIGN_OR_RETURN(const std::vector<Variant> variants,
-                   AllVariants(job, Quantized(job)));
+                   AllVariants(job, Fitted(job)));
   return std::any_of(variants.begin(), variants.end(), [](const Variant& v) {
     return LooksAtInputs(*v.transform);
   });
@@ -156,7 +166,7 @@ absl::StatusOr<std::vector<transforms::Edit>> BlockTransformer::Fit(
     int64_t index, ActivationCache* cache) {
   std::vector<transforms::Edit> all;
   ASSIGN_OR_RETURN(const std::vector<Variant> variants,
-                   AllVariants(job_, Quantized(job_, index)));
+                   AllVariants(job_, Fitted(job_, index)));
   if (variants.empty()) return all;
   models::Model& model = *job_.source.model;
   const int64_t length = job_.recipe.calibration().sequence_length();

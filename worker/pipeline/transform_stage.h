@@ -22,6 +22,10 @@ namespace quantd::pipeline {
 // What the transforms say.
 absl::Status ApplyModelTransforms(QuantizeJob& job);
 
+// Modules that stay in floating point have their inputs as they are: what is
+// rounded nowhere needs no rotation, and every export stores them so.
+void KeepRotationsOfQuantized(QuantizeJob& job);
+
 // True where a transform looks at a block's inputs. What the registry says of
 // parameters.
 absl::StatusOr<bool> TransformsNeedTokens(const QuantizeJob& job);

@@ -60,17 +60,19 @@ absl::StatusOr<std::string> FirstDifferentModule(const QuantizeJob& job,
                                                  const exports::Export& layout,
                                                  SourceModel& artifact) {
   QuantizedReader quantized(job);
+  const numerics::InputRotations rotations = job.input_rotations();
   for (const ModulePlan& plan : job.modules) {
     if (!plan.quantized) continue;
     RETURN_IF_ERROR(job.cancel.Check());
+    const auto rotation = rotations.find(plan.name);
     ASSIGN_OR_RETURN(const formats::QuantizedLinear linear,
                      quantized.Read(plan.name));
     ASSIGN_OR_RETURN(const auto stored,
                      artifact.loader->Load(plan.name, plan.out_features,
                                            plan.in_features, false));
-    if (!stored->DenseWeight().cpu().equal(layout.StoredWeight(linear))) {
-      return plan.name;
-    }
+    const at::Tensor expected = layout.StoredWeight(
+        linear, rotation == rotations.end() ? nullptr : &rotation->second);
+    if (!stored->DenseWeight().cpu().equal(expected)) return plan.name;
   }
   return std::string();
 }
@@ -79,7 +81,7 @@ absl::StatusOr<std::string> FirstDifferentModule(const QuantizeJob& job,
 absl::StatusOr<double> CompareProbe(const QuantizeJob& job,
                                     const exports::Probe& expected,
                                     SourceModel& artifact) {
-  const exports::LinearOf own = [](const std::string&, const at::Tensor&) {
+  const exports::LinearOf own = [](const std::string&, const models::Linear&) {
     return std::unique_ptr<models::Linear>();
   };
   ASSIGN_OR_RETURN(

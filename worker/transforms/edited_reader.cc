@@ -111,6 +111,17 @@ void EditedReader::KeepPrecision(const std::set<std::string>& names) {
   }
 }
 
+void EditedReader::RotateInput(const std::string& module,
+                               const numerics::Rotation& rotation) {
+  input_rotations_.insert_or_assign(module, rotation);
+}
+
+void EditedReader::KeepRotationsOf(const std::set<std::string>& modules) {
+  std::erase_if(input_rotations_, [&modules](const auto& rotated) {
+    return !modules.contains(rotated.first);
+  });
+}
+
 std::vector<Edit> EditedReader::EditsOf(const std::string& name) const {
   absl::MutexLock lock(&mutex_);
   const auto found = edits_.find(name);

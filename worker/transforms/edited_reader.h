@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "worker/checkpoints/reader.h"
+#include "worker/numerics/rotation.h"
 #include "worker/transforms/edit.h"
 
 namespace quantd::transforms {
@@ -36,6 +37,16 @@ class EditedReader : public checkpoints::CheckpointReader {
   // Weights that nobody stores as floats: Read gives them unrounded, as
   // float32, where they are edited, whatever tensors() says.
   void KeepPrecision(const std::set<std::string>& names);
+  // Has the input of a module rotated while the model runs. Nothing that is
+  // read here changes: whoever makes linears of it rotates weights and inputs
+  // (models::WithRotatedInputs), and the function is the same.
+  void RotateInput(const std::string& module,
+                   const numerics::Rotation& rotation);
+  // Forgets the rotations of all other modules.
+  void KeepRotationsOf(const std::set<std::string>& modules);
+  const numerics::InputRotations& input_rotations() const {
+    return input_rotations_;
+  }
 
   const std::map<std::string, checkpoints::TensorInfo>& tensors()
       const override {
@@ -63,6 +74,7 @@ class EditedReader : public checkpoints::CheckpointReader {
   // Copies to the tensors they are of.
   std::map<std::string, std::string> copies_;
   std::set<std::string> unrounded_;
+  numerics::InputRotations input_rotations_;
   mutable absl::Mutex mutex_;
   std::map<std::string, std::vector<Edit>> edits_ ABSL_GUARDED_BY(mutex_);
 };

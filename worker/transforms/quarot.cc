@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // QuaRot: the residual stream and the values of each head are rotated by
 // randomized Hadamard matrices, which spreads outliers over all channels
-// (Ashkboos et al., QuaRot, arXiv:2404.00456, section 4, stages 1a and 1b). All
-// rotations are folded into weights: any program that runs the model runs the
-// rotated one.
+// (Ashkboos et al., QuaRot, arXiv:2404.00456, section 4, stages 1a and 1b).
+// These rotations are folded into weights: any program that runs the model runs
+// the rotated one. Where it is asked for, inputs are rotated while the model
+// runs as well (stages 1c and 1d).
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
@@ -11,10 +12,13 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "proto/spec/catalog_rules.h"
 #include "worker/models/weights.h"
 #include "worker/numerics/hadamard.h"
+#include "worker/numerics/rotation.h"
 #include "worker/transforms/transform.h"
 
 namespace quantd::transforms {
@@ -22,6 +26,24 @@ namespace {
 
 constexpr char kWeight[] = ".weight";
 constexpr char kBias[] = ".bias";
+// Values of `online`.
+constexpr char kNone[] = "none";
+constexpr char kDown[] = "down";
+constexpr char kAll[] = "all";
+
+// No layout of codes says that inputs are to be rotated.
+v1::Requirement ExportTurnsBack(absl::string_view online) {
+  v1::Requirement requirement;
+  requirement.set_seam(v1::SEAM_EXPORT);
+  requirement.set_property("rotated_inputs");
+  requirement.set_when(absl::StrCat("online=", online));
+  requirement.set_why(
+      "weights are quantized for inputs that are rotated at run time, which "
+      "programs that load this layout do not do");
+  requirement.set_suggestion(
+      "use export dequantized, which turns the weights back, or online=none");
+  return requirement;
+}
 
 v1::ComponentEntry Describe() {
   v1::ComponentEntry entry;
@@ -39,6 +61,12 @@ v1::ComponentEntry Describe() {
   *entry.add_params() = spec::BoolParameter(
       "rotate_values", true,
       "Rotates the values of each head as well, between v_proj and o_proj.");
+  *entry.add_params() = spec::StringParameter(
+      "online", kNone, {kNone, kDown, kAll},
+      "Which inputs are rotated at run time: none, those of down projections, "
+      "or those of o_proj too.");
+  *entry.add_requirements() = ExportTurnsBack(kDown);
+  *entry.add_requirements() = ExportTurnsBack(kAll);
   entry.add_provides("function_preserving");
   // EditModel, and no block of its own.
   entry.add_provides(spec::kWholeModelProperty);
@@ -128,10 +156,28 @@ absl::Status Untie(const models::RotationPlan& plan, EditedReader* reader) {
   return absl::OkStatus();
 }
 
+absl::Status RotateInputs(const std::vector<std::string>& modules,
+                          uint64_t seed, EditedReader* reader) {
+  for (const std::string& module : modules) {
+    const std::string tensor = models::StoredName(*reader, module + kWeight);
+    if (tensor.empty()) {
+      return base::MakeError(absl::StatusCode::kNotFound, "TENSOR_MISSING",
+                             absl::StrCat("the checkpoint has no tensor \"",
+                                          module, kWeight, "\""),
+                             {{"tensor", module + kWeight}});
+    }
+    reader->RotateInput(module,
+                        numerics::Rotation::Randomized(
+                            reader->tensors().at(tensor).shape.back(), seed));
+  }
+  return absl::OkStatus();
+}
+
 class QuarotTransform : public Transform {
  public:
   explicit QuarotTransform(const spec::Params& params)
-      : rotate_values_(params.GetBool("rotate_values")) {}
+      : rotate_values_(params.GetBool("rotate_values")),
+        online_(params.GetString("online")) {}
 
   Needs needs() const override { return Needs::kNoData; }
 
@@ -147,11 +193,15 @@ class QuarotTransform : public Transform {
         rotation.Values(heads);
       }
     }
-    return rotation.Finish();
+    RETURN_IF_ERROR(rotation.Finish());
+    if (online_ == kNone) return absl::OkStatus();
+    return RotateInputs(online_ == kDown ? plan.down_projections : plan.writers,
+                        seed, reader);
   }
 
  private:
   const bool rotate_values_;
+  const std::string online_;
 };
 
 v1::Recipe Preset() {

@@ -220,6 +220,19 @@ TEST(Rules, RoundingFieldsHaveRanges) {
                   prefix + "kv_cache.format COMPONENT_UNKNOWN"));
 }
 
+TEST(Rules, KeysAreRotatedOnlyWhereTheyAreRounded) {
+  v1::JobSpec spec = GoodJob();
+  v1::KvCache* cache = RecipeOf(&spec)->mutable_kv_cache();
+  cache->set_rotate_keys(true);
+  const auto refused =
+      ElementsAre("quantize.recipe.kv_cache.rotate_keys FIELD_CONFLICT");
+  EXPECT_THAT(Found(spec), refused);
+  cache->set_format("bf16");
+  EXPECT_THAT(Found(spec), refused);
+  cache->set_format("fixed8");
+  EXPECT_THAT(Found(spec), IsEmpty());
+}
+
 TEST(Rules, ZeroPointsNeedAFormatThatHasThem) {
   v1::JobSpec spec = GoodJob();
   v1::Recipe* recipe = RecipeOf(&spec);

@@ -27,7 +27,7 @@ class PassBlock : public models::Block {
     return any_;
   }
   void Replace(const std::string&, std::unique_ptr<models::Linear>) override {}
-  void RoundKeysAndValues(formats::RowRounding) override {}
+  void RoundKeysAndValues(formats::KvRounding) override {}
   void Begin(models::SequenceState* state) const override {
     state->input = state->residual;
   }

@@ -64,7 +64,23 @@ TEST(SimulationConfigTest, ModulesRunAsTheConfigSays) {
                   .equal(at::tensor({31.75f, 0.25f}).view({1, 2})));
   EXPECT_TRUE(Through(**loader, "a.up").equal(untouched));
   EXPECT_TRUE(Through(**loader, "lm_head").equal(untouched));
-  EXPECT_NE((*loader)->KvRounding(), nullptr);
+  EXPECT_NE((*loader)->KvRounding().keys, nullptr);
+  EXPECT_NE((*loader)->KvRounding().values, nullptr);
+}
+
+TEST(SimulationConfigTest, InputsAreRoundedBehindTheirRotation) {
+  json rotated = Good();
+  rotated["recipe"]["activation_rounding"]["range"] = "dynamic";
+  rotated["rotations"] = {{"a.down", 3}};
+  const auto loader = Open(rotated);
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  const at::Tensor x = at::tensor({31.875f, 0.3f}).view({1, 2});
+  const at::Tensor turned = numerics::Rotation::Randomized(2, 3).Apply(x);
+  // Another linear rounds what it is given in the same way.
+  const at::Tensor expected = numerics::Rotation::Randomized(2, 3).Undo(
+      (*(*loader)->Load("a.gate", 2, 2, false))->Apply(turned));
+  EXPECT_TRUE(Through(**loader, "a.down").equal(expected));
+  EXPECT_FALSE(expected.equal(x));
 }
 
 TEST(SimulationConfigTest, OtherConfigsChangeNothing) {
@@ -85,6 +101,9 @@ TEST(SimulationConfigTest, WhatCannotBeRightIsRefused) {
            {"/recipe/activation_rounding/clip_ratio", 7},
            {"/recipe/kv_cache/group_size", -5},
            {"/ranges", 1},
+           {"/rotations", 1},
+           {"/rotations", {{"a.down", "3"}}},
+           {"/rotations", {{"a.down", -3}}},
            {"/ranges/a.down", json::array({1})},
            {"/ranges/a.down", json::array({"a", 2})},
            {"/ranges/a.down", json::array({-1e300, 2})}}) {

@@ -23,6 +23,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "proto/base/cancel.h"
 #include "tests/worker/formats/peer_tensors.h"
 #include "worker/numerics/hadamard.h"
 
@@ -399,7 +400,8 @@ class GptqModelTest : public testing::TestWithParam<GptqModelCase> {
     const at::Tensor order = at::argsort(group_index, /*stable=*/true);
     const auto linear =
         FormatOf(spec.format)
-            .ChooseGrids(weight.index_select(1, order).contiguous(), spec);
+            .ChooseGrids(weight.index_select(1, order).contiguous(), spec,
+                         base::CancelToken());
     EXPECT_TRUE(linear.ok()) << linear.status();
     EXPECT_EQ(linear->num_groups(), groups);
     return *linear;

@@ -6,6 +6,7 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/isnan.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
@@ -185,14 +186,63 @@ TEST(RowRoundingTest, HeadsAreCutIntoGroups) {
   v1::KvCache cache;
   cache.set_format("int8");
   cache.set_group_size(2);
-  const auto format = KvCacheFormat(cache);
-  ASSERT_TRUE(format.ok()) << format.status();
-  const auto rounding = MakeRowRounding(**format, nullptr);
+  const auto rounding = MakeKvRounding(cache);
   ASSERT_TRUE(rounding.ok()) << rounding.status();
-  EXPECT_THAT(Row(*rounding, {127.5f, 0.4f, 31.875f, 0.3f, 12.75f}),
-              ElementsAre(127, 0, 31.75f, 0.25f, testing::FloatEq(12.7f)));
+  for (const RowRounding& heads : {rounding->keys, rounding->values}) {
+    EXPECT_THAT(Row(heads, {127.5f, 0.4f, 31.875f, 0.3f, 12.75f}),
+                ElementsAre(127, 0, 31.75f, 0.25f, testing::FloatEq(12.7f)));
+  }
   cache.set_format("bf16");
-  EXPECT_FALSE(KvCacheFormat(cache)->has_value());
+  EXPECT_EQ(MakeKvRounding(cache)->keys, nullptr);
+}
+
+TEST(RowRoundingTest, AnotherBasisByHand) {
+  // (14, 0) is rotated to (14, 14) / sqrt(2): the largest value twice, which
+  // the grid has.
+  spec::ModuleSettings settings = Settings("int4");
+  SetGrid("symmetric", &settings);
+  const RowRounding rounding =
+      InBasis(numerics::Rotation::Plain(2), Make(settings));
+  const std::vector<float> row = Row(rounding, {14.0f, 0.0f});
+  EXPECT_NEAR(row[0], 14, 1e-5);
+  EXPECT_NEAR(row[1], 0, 1e-5);
+  EXPECT_EQ(InBasis(numerics::Rotation::Plain(2), nullptr), nullptr);
+}
+
+v1::KvCache FourBitCache(bool rotate_keys) {
+  v1::KvCache cache;
+  cache.set_format("int4");
+  cache.set_rotate_keys(rotate_keys);
+  return cache;
+}
+
+// Heads of 32 with a channel twenty times as loud as the others.
+at::Tensor LoudHeads() {
+  at::Tensor heads = at::randn({256, 32}, at::kFloat);
+  heads.select(1, 5).mul_(20);
+  return heads;
+}
+
+TEST(KvRoundingTest, RotatedKeysOfALoudChannelKeepTheOthers) {
+  const at::Tensor heads = LoudHeads();
+  const auto error = [&](const v1::KvCache& cache) {
+    return MakeKvRounding(cache)
+        ->keys(heads)
+        .sub(heads)
+        .square()
+        .sum()
+        .item<double>();
+  };
+  EXPECT_LT(error(FourBitCache(true)), 0.5 * error(FourBitCache(false)));
+}
+
+TEST(KvRoundingTest, OnlyKeysAreRotated) {
+  const at::Tensor heads = LoudHeads();
+  const KvRounding plain = *MakeKvRounding(FourBitCache(false));
+  const KvRounding rotated = *MakeKvRounding(FourBitCache(true));
+  EXPECT_TRUE(plain.keys(heads).equal(plain.values(heads)));
+  EXPECT_TRUE(rotated.values(heads).equal(plain.values(heads)));
+  EXPECT_FALSE(rotated.keys(heads).equal(plain.keys(heads)));
 }
 
 TEST(RowRoundingTest, WhatIsNotFiniteIsLeftToWhoeverReadsIt) {

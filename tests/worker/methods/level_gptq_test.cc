@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "proto/base/cancel.h"
 #include "proto/base/error.h"
 #include "tests/worker/methods/random_layer.h"
 #include "tests/worker/methods/textbook_gptq.h"
@@ -213,7 +214,8 @@ TEST(LevelGptqTest, BlocksOfGgufAreRoundedToTheGridThatIsStored) {
   for (const char* id : {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0"}) {
     SCOPED_TRACE(id);
     const auto grids =
-        (*formats::FindFormat(id))->ChooseGrids(layer.weight, FixedSpec(id));
+        (*formats::FindFormat(id))
+            ->ChooseGrids(layer.weight, FixedSpec(id), base::CancelToken());
     ASSERT_TRUE(grids.ok()) << grids.status();
     const at::Tensor group = at::arange(96).floor_divide(grids->group_size);
     for (const char* act_order : {"none", "static"}) {

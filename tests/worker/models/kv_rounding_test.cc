@@ -49,10 +49,11 @@ class KvRoundingTest : public testing::Test {
 
 TEST_F(KvRoundingTest, HeadsOfRotatedKeysAndOfValuesAreTheRows) {
   std::vector<at::Tensor> rounded;
-  block_->RoundKeysAndValues([&](const at::Tensor& rows) {
+  const auto keep = [&](const at::Tensor& rows) {
     rounded.push_back(rows.clone());
     return rows;
-  });
+  };
+  block_->RoundKeysAndValues({keep, keep});
   Attended();
   ASSERT_EQ(rounded.size(), 2u);
   SequenceState state = start_;
@@ -73,12 +74,23 @@ TEST_F(KvRoundingTest, HeadsOfRotatedKeysAndOfValuesAreTheRows) {
                            1e-4, 1e-6));
 }
 
+// q Q (k Q)^T is q k^T.
+TEST_F(KvRoundingTest, RotatingKeysAloneChangesNothing) {
+  const at::Tensor plain = Attended();
+  const auto keep = [](const at::Tensor& rows) { return rows; };
+  block_->RoundKeysAndValues(
+      {formats::InBasis(numerics::Rotation::Plain(kHeadDim), keep), keep});
+  EXPECT_LT(Attended().sub(plain).abs().max().item<float>(), 1e-6);
+}
+
 TEST_F(KvRoundingTest, AttentionReadsWhatWasKept) {
   const at::Tensor plain = Attended();
-  block_->RoundKeysAndValues(
-      [](const at::Tensor& rows) { return at::zeros_like(rows); });
+  const auto forget = [](const at::Tensor& rows) {
+    return at::zeros_like(rows);
+  };
+  block_->RoundKeysAndValues({forget, forget});
   EXPECT_EQ(Attended().abs().max().item<float>(), 0);
-  block_->RoundKeysAndValues(nullptr);
+  block_->RoundKeysAndValues({});
   EXPECT_TRUE(Attended().equal(plain));
 }
 

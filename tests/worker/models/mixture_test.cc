@@ -16,6 +16,7 @@
 #include <cmath>
 #include <random>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/base/atomic_file.h"
 #include "proto/base/error.h"
@@ -321,6 +322,34 @@ TEST_F(SharedExpertTest, EachExpertReadsTheRowsThatAreRoutedToIt) {
   }
   EXPECT_EQ(row, kTokens * kChosen);
   EXPECT_TRUE(inputs[kExperts].equal(state.input));
+}
+
+TEST_F(SharedExpertTest, RotatedInputsAreThoseOfTheSameExperts) {
+  Open(RandomQwen().tensors, QwenConfig());
+  numerics::InputRotations rotations;
+  for (const LinearShape& linear : model_->BlockLinears(0)) {
+    if (!absl::EndsWith(linear.name, "down_proj")) continue;
+    rotations.insert(
+        {linear.name, numerics::Rotation::Randomized(linear.in_features, 1)});
+  }
+  const auto loader = WithRotatedInputs(MakeDenseLoader(*reader_), rotations);
+  const auto rotated = *MakeModel(*reader_, *loader);
+  const auto plain_block = *model_->LoadBlock(0, kTokens);
+  const auto block = *rotated->LoadBlock(0, kTokens);
+  SequenceState state = StateBefore(3, *plain_block);
+  const auto plain = plain_block->Inputs(3, state);
+  const auto inputs = block->Inputs(3, state);
+  ASSERT_EQ(inputs.size(), static_cast<size_t>(kExperts + 1));
+  for (size_t e = 0; e < inputs.size(); ++e) {
+    const auto rotation = rotations.find(block->stages()[3].linears[e]);
+    EXPECT_TRUE(inputs[e].equal(rotation->second.Apply(plain[e]))) << e;
+  }
+  EXPECT_LT(RunModel(*rotated, ids_)
+                ->logits.sub(RunModel(*model_, ids_)->logits)
+                .abs()
+                .max()
+                .item<double>(),
+            1e-5);
 }
 
 TEST_F(SharedExpertTest, DownProjectionsReadWhatTheirExpertMade) {

@@ -34,6 +34,8 @@ struct Setting {
   std::string range;
   std::string kv_cache;
   std::string layout;
+  // Of transform quarot, which is left out where this is empty.
+  std::string online = {};
 };
 
 v1::JobSpec Job(const Setting& setting) {
@@ -45,6 +47,11 @@ v1::JobSpec Job(const Setting& setting) {
   recipe.mutable_activation_rounding()->set_range(setting.range);
   recipe.mutable_kv_cache()->set_format(setting.kv_cache);
   recipe.mutable_exports(0)->set_id(setting.layout);
+  if (setting.online.empty()) return spec;
+  recipe.mutable_kv_cache()->set_rotate_keys(!setting.kv_cache.empty());
+  v1::Component* rotations = recipe.add_transforms();
+  rotations->set_id("quarot");
+  (*rotations->mutable_params())["online"].set_string_value(setting.online);
   return spec;
 }
 
@@ -98,11 +105,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{"gptq", "nvfp4", "static", "", "dequantized"},
                     Setting{"rtn", "mxfp8_e4m3", "", "", "dequantized"},
                     Setting{"brecq", "int8", "", "int8", "dequantized"},
-                    Setting{"rtn", "bf16", "", "int4", "gptq"}),
+                    Setting{"rtn", "bf16", "", "int4", "gptq"},
+                    Setting{"gptq", "int4", "", "int4", "gptq", "none"},
+                    Setting{"gptq", "int4", "", "int4", "dequantized", "all"},
+                    Setting{"rtn", "int4", "static", "int8", "dequantized",
+                            "down"},
+                    Setting{"gptq", "bf16", "", "", "dequantized", "all"},
+                    Setting{"gptaq", "int8", "", "", "dequantized", "all"},
+                    Setting{"brecq", "int8", "", "", "dequantized", "all"}),
     [](const auto& test) {
       const Setting& setting = test.param;
       return setting.method + "_" + setting.activations + "_" + setting.range +
-             "_kv_" + setting.kv_cache;
+             "_kv_" + setting.kv_cache + setting.online;
     });
 
 TEST(ActivationsJobTest, AnArtifactRunsAsItSaysWhereverItIsRead) {
@@ -122,6 +136,109 @@ TEST(ActivationsJobTest, AnArtifactRunsAsItSaysWhereverItIsRead) {
         .sha256();
   };
   EXPECT_EQ(weights(plain), weights(rounded));
+}
+
+// Of the committed artifact: each tensor as it is stored.
+checkpoints::TensorMap TensorsOf(const LocalAgent& agent) {
+  return *checkpoints::ReadSafetensors(
+      agent.BlobFile(agent.StepOfKind("export"), "file:model.safetensors"));
+}
+
+// The codes belong to rotated inputs, what is written to inputs as they are:
+// other programs run the model without knowing of rotations.
+TEST(OnlineRotationsTest, WeightsAreTurnedBackForWhoeverReadsThem) {
+  const auto stored = [](const std::string& online) {
+    v1::JobSpec spec = Job({"rtn", "bf16", "", "", "dequantized", online});
+    (*RecipeOf(spec).mutable_exports(0)->mutable_params())["dtype"]
+        .set_string_value("float32");
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_FALSE(ConfigOf(agent).contains(exports::kSimulationKey));
+    return TensorsOf(agent);
+  };
+  const checkpoints::TensorMap plain = stored("none");
+  const checkpoints::TensorMap rotated = stored("down");
+  for (const auto& [name, tensor] : plain) {
+    const at::Tensor& other = rotated.at(name);
+    if (!absl::StrContains(name, "down_proj")) {
+      EXPECT_TRUE(other.equal(tensor)) << name;
+      continue;
+    }
+    // Eight bits by row, each rounded in a basis of its own.
+    const double difference =
+        other.sub(tensor).norm().item<double>() / tensor.norm().item<double>();
+    EXPECT_GT(difference, 1e-4) << name;
+    EXPECT_LT(difference, 0.02) << name;
+  }
+}
+
+TEST(OnlineRotationsTest, AnArtifactNamesThemWhereInputsAreRounded) {
+  v1::JobSpec spec = Job({"rtn", "int4", "", "int4", "dequantized", "down"});
+  RecipeOf(spec).set_seed(9);
+  v1::Override* skipped = RecipeOf(spec).add_overrides();
+  skipped->set_pattern("model.layers.0.mlp.down_proj");
+  skipped->set_skip(true);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->report.verify_max_difference(), 0);
+  const nlohmann::json said = ConfigOf(agent)[exports::kSimulationKey];
+  EXPECT_EQ(said["recipe"]["kv_cache"]["rotate_keys"], true);
+  EXPECT_EQ(said["rotations"],
+            nlohmann::json({{"model.layers.1.mlp.down_proj", 9}}));
+}
+
+// What is not quantized is stored as it is without rotations at run time.
+TEST(OnlineRotationsTest, ModulesInFloatingPointHaveNone) {
+  const auto down = [](const std::string& online) {
+    v1::JobSpec spec = Job({"rtn", "int8", "", "", "dequantized", online});
+    v1::Override* skipped = RecipeOf(spec).add_overrides();
+    skipped->set_pattern("*.down_proj");
+    skipped->set_skip(true);
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    EXPECT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->report.verify_max_difference(), 0);
+    return TensorsOf(agent).at("model.layers.0.mlp.down_proj.weight");
+  };
+  EXPECT_TRUE(down("down").equal(down("none")));
+}
+
+TEST(OnlineRotationsTest, LayoutsOfCodesAreRefusedWithWhatWorks) {
+  for (const std::string online : {"down", "all"}) {
+    LocalAgent agent(Job({"rtn", "int4", "", "", "gptq", online}));
+    const absl::Status status = agent.Run().status();
+    EXPECT_EQ(base::ErrorReason(status), "RECIPE_INVALID");
+    EXPECT_EQ(agent.steps_run_, 0);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("quarot (online=" + online + ") with gptq: "));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("use export dequantized"));
+  }
+}
+
+TEST(OnlineRotationsTest, RotatedKeysWithoutRoundedOnesAreRefused) {
+  v1::JobSpec spec = Job({"rtn", "int8", "", "", "gptq"});
+  RecipeOf(spec).mutable_kv_cache()->set_rotate_keys(true);
+  LocalAgent agent(spec);
+  const absl::Status status = agent.Run().status();
+  EXPECT_EQ(base::ErrorReason(status), "RECIPE_INVALID");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("kv_cache.rotate_keys"));
+}
+
+TEST(OnlineRotationsTest, FittedTransformsAndStrategiesGoAlongWithThem) {
+  v1::JobSpec spec = Job({"rtn", "int4", "", "", "dequantized", "all"});
+  v1::Recipe& recipe = RecipeOf(spec);
+  for (const char* id : {"awq", "clip"}) recipe.add_transforms()->set_id(id);
+  recipe.mutable_mixed()->set_id("sensitivity");
+  auto& params = *recipe.mutable_mixed()->mutable_params();
+  params["formats"].set_string_value("int4+int8");
+  params["average_bits"].set_double_value(6);
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->report.verify_max_difference(), 0);
 }
 
 TEST(ActivationsJobTest, TheHeadIsRoundedWhereItIsQuantized) {
@@ -355,6 +472,76 @@ TEST(TrainedActivationsTest, KeysAndValuesOfEightBitsBarelyShowAndOfTwoDo) {
   EXPECT_NEAR(Loss("bf16", "", "int8"), 1, 0.005);
   EXPECT_NEAR(Loss("bf16", "", "fp8_e4m3"), 1, 0.01);
   EXPECT_GT(Loss("bf16", "", "int2"), 1.02);
+}
+
+// The same function with one feature behind the activation function of each
+// block 128 times as loud, and the weights that read it as much smaller.
+const std::string& LoudDownModel() {
+  static const auto& folder = *new support::TemporaryDirectory();
+  static const bool made = [] {
+    const std::string tiny = support::SourcePath("deploy/models/tiny/");
+    auto tensors = *checkpoints::ReadSafetensors(tiny + "model.safetensors");
+    for (auto& [name, tensor] : tensors) {
+      if (absl::StrContains(name, "up_proj")) tensor.select(0, 5).mul_(128);
+      if (absl::StrContains(name, "down_proj")) tensor.select(1, 5).div_(128);
+    }
+    const std::string to = folder.path();
+    EXPECT_TRUE(
+        checkpoints::WriteSafetensors(to + "/model.safetensors", tensors).ok());
+    for (const char* file : {"config.json", "tokenizer.json"}) {
+      std::filesystem::copy_file(tiny + file, to + "/" + file);
+    }
+    return true;
+  }();
+  EXPECT_TRUE(made);
+  return folder.path();
+}
+
+// Rotations that are folded into weights do not reach what comes out of the
+// activation function.
+TEST(TrainedActivationsTest, LoudFeaturesBeforeDownNeedARotationAtRunTime) {
+  Setting setting = {"rtn", "int8", "", "", "dequantized", "none"};
+  const auto [plain, folded] = Scores(LoudDownModel(), setting);
+  EXPECT_GT(folded, 1.03 * plain);
+  setting.online = "down";
+  const double online = Scores(LoudDownModel(), setting).second;
+  EXPECT_LT(online - plain, 0.2 * (folded - plain));
+}
+
+// How many times as large the perplexity becomes by preset quarot, with
+// rotations at run time.
+double PresetLoss(const std::string& online, bool rotate_keys) {
+  v1::JobSpec spec;
+  spec.mutable_quantize()->set_model(support::SourcePath("deploy/models/tiny"));
+  v1::Recipe& recipe = RecipeOf(spec);
+  recipe = *spec::RecipeFromPreset(DescribeBuild(), "quarot");
+  recipe.mutable_calibration()->set_num_samples(32);
+  recipe.mutable_calibration()->set_sequence_length(128);
+  recipe.mutable_exports(0)->set_id("dequantized");
+  (*recipe.mutable_transforms(0)->mutable_params())["online"].set_string_value(
+      online);
+  recipe.mutable_kv_cache()->set_rotate_keys(rotate_keys);
+  recipe.add_evals()->set_id("perplexity");
+  LocalAgent agent(spec);
+  const auto result = agent.Run();
+  EXPECT_TRUE(result.ok()) << result.status();
+  if (!result.ok()) return 0;
+  const double loss = result->report.evals(1).metrics(0).value() /
+                      result->report.evals(0).metrics(0).value();
+  testing::Test::RecordProperty(
+      absl::StrCat("quarot_online_", online, rotate_keys ? "_keys" : ""),
+      absl::StrCat(loss));
+  return loss;
+}
+
+TEST(TrainedActivationsTest, FourBitsWithRotationsAtRunTimeStayNearTheModel) {
+  for (const char* online : {"none", "down", "all"}) {
+    for (const bool rotate_keys : {false, true}) {
+      const double loss = PresetLoss(online, rotate_keys);
+      EXPECT_GT(loss, 1) << online << rotate_keys;
+      EXPECT_LT(loss, 1.05) << online << rotate_keys;
+    }
+  }
 }
 
 TEST(TrainedActivationsTest, LoudChannelsHurtUntilATransformQuietsThem) {

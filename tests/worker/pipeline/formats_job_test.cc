@@ -15,8 +15,8 @@
 #include "tests/worker/pipeline/tiny_job.h"
 #include "worker/checkpoints/reader.h"
 #include "worker/formats/format.h"
-#include "worker/pipeline/block_file.h"
 #include "worker/pipeline/pipeline.h"
+#include "worker/steps/block_file.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -91,12 +91,12 @@ TEST(FormatsJobTest, ParametersOfAFormatReachTheWeights) {
 }
 
 // What the blocks of a finished job became.
-std::vector<QuantizedModules> BlocksOf(const LocalAgent& agent) {
-  std::vector<QuantizedModules> blocks;
+std::vector<steps::QuantizedModules> BlocksOf(const LocalAgent& agent) {
+  std::vector<steps::QuantizedModules> blocks;
   for (const v1::Step& step : agent.start_.committed()) {
     if (!step.blobs().contains("weights")) continue;
-    const auto block =
-        ReadBlockFile(agent.BlobFile(static_cast<int>(step.step()), "weights"));
+    const auto block = steps::ReadBlockFile(
+        agent.BlobFile(static_cast<int>(step.step()), "weights"));
     EXPECT_TRUE(block.ok()) << block.status();
     blocks.push_back(*block);
   }
@@ -106,7 +106,7 @@ std::vector<QuantizedModules> BlocksOf(const LocalAgent& agent) {
 // The largest magnitude that the tensor scale of each module is for.
 std::map<std::string, float> TensorRanges(const LocalAgent& agent) {
   std::map<std::string, float> ranges;
-  for (const QuantizedModules& block : BlocksOf(agent)) {
+  for (const steps::QuantizedModules& block : BlocksOf(agent)) {
     for (const auto& [name, linear] : block) {
       const auto scale = linear.parts.find("tensor_scale");
       if (scale == linear.parts.end()) continue;

@@ -121,7 +121,7 @@ calibration::Statistics FirstStatistics(const LocalAgent& agent,
     models::SequenceState state;
     state.residual = *model.Embed(tokens[i]);
     block.Begin(&state);
-    gram.Add(state.input);
+    EXPECT_TRUE(gram.Add(state.input, base::CancelToken()).ok());
   }
   calibration::Statistics statistics;
   EXPECT_TRUE(gram.Finish(&statistics).ok());

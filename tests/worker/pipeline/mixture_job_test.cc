@@ -21,7 +21,8 @@
 #include "worker/checkpoints/reader.h"
 #include "worker/checkpoints/safetensors_writer.h"
 #include "worker/exports/export.h"
-#include "worker/pipeline/block_file.h"
+#include "worker/exports/simulation_config.h"
+#include "worker/steps/block_file.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -112,6 +113,34 @@ constexpr Family kFamilies[] = {
      "down_proj", "model.layers.1.mlp.gate.weight", 2},
     {"qwen3_moe", "model.layers.1.mlp.experts.3.", "gate_proj", "up_proj",
      "down_proj", "model.layers.1.mlp.gate.weight", 1}};
+
+TEST_F(MixtureJobTest, ExpertsInputsAreRotatedAtRunTimeWhereThatIsAskedFor) {
+  for (const char* fixture : {"mixtral", "olmoe", "qwen3_moe"}) {
+    SCOPED_TRACE(fixture);
+    v1::JobSpec spec = Job(fixture);
+    SetMinTokens(0, &spec);
+    v1::Recipe& recipe = RecipeOf(spec);
+    recipe.set_activations("int8");
+    v1::Component* rotations = recipe.add_transforms();
+    rotations->set_id("quarot");
+    (*rotations->mutable_params())["online"].set_string_value("all");
+    recipe.mutable_exports(0)->set_id("dequantized");
+    LocalAgent agent(spec);
+    const auto result = agent.Run();
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->report.verify_max_difference(), 0);
+    const auto artifact =
+        OpenExport(agent, folder_.File(absl::StrCat(fixture, "-rotated")));
+    const auto& rotated =
+        artifact->config()[exports::kSimulationKey]["rotations"];
+    for (const v1::LayerReport& layer : result->report.layers()) {
+      const bool expected = absl::EndsWith(layer.name(), "down_proj") ||
+                            absl::EndsWith(layer.name(), "w2") ||
+                            absl::EndsWith(layer.name(), "o_proj");
+      EXPECT_EQ(rotated.contains(layer.name()), expected) << layer.name();
+    }
+  }
+}
 
 TEST_F(MixtureJobTest, EveryExpertIsQuantizedByItsOwnTokens) {
   for (const Family& family : kFamilies) {
@@ -348,7 +377,7 @@ TEST_F(MixtureJobTest, GateAndUpOfAnExpertHaveOneTensorScale) {
   int experts = 0;
   for (const v1::Step& step : agent.start_.committed()) {
     if (!step.blobs().contains("weights")) continue;
-    const QuantizedModules block = *ReadBlockFile(
+    const steps::QuantizedModules block = *steps::ReadBlockFile(
         agent.BlobFile(static_cast<int>(step.step()), "weights"));
     for (const auto& [name, linear] : block) {
       absl::string_view expert = name;

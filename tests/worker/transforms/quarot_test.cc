@@ -13,9 +13,10 @@
 namespace quantd::transforms {
 namespace {
 
-std::unique_ptr<Transform> Quarot() {
+std::unique_ptr<Transform> Quarot(const std::string& online = "none") {
   v1::Component component;
   component.set_id("quarot");
+  (*component.mutable_params())["online"].set_string_value(online);
   return *MakeTransform(component);
 }
 
@@ -47,6 +48,39 @@ TEST_P(QuarotTest, KeepsTheLogits) {
       0.1);
   EXPECT_NEAR(after.residuals[2].norm().item<double>(),
               before.residuals[2].norm().item<double>(), 1e-3);
+}
+
+TEST_P(QuarotTest, InputsThatAreRotatedAtRunTimeKeepThemToo) {
+  const at::Tensor ids = at::tensor({3, 1, 4, 1, 5, 9, 2, 6, 5, 3}, at::kLong);
+  const at::Tensor before = models::RunModel(*original_.model, ids)->logits;
+  for (const char* online : {"down", "all"}) {
+    EditableModel opened = *OpenEditable(directory_.File("tiny"));
+    ASSERT_TRUE(Apply(*Quarot(online), at::Tensor(), Int3(), &opened).ok());
+    const at::Tensor after = models::RunModel(*opened.model, ids)->logits;
+    EXPECT_LT(after.sub(before).abs().max().item<double>(), 2e-5) << online;
+    // What is stored is what it is without them.
+    for (const auto& [name, info] : opened.reader->tensors()) {
+      EXPECT_TRUE(Read(opened, name).equal(Read(rotated_, name))) << name;
+    }
+  }
+}
+
+TEST_P(QuarotTest, OnlineNamesTheLinearsWhoseInputsAreRotated) {
+  EXPECT_TRUE(rotated_.reader->input_rotations().empty());
+  EditableModel down = *OpenEditable(directory_.File("tiny"));
+  ASSERT_TRUE(Apply(*Quarot("down"), at::Tensor(), Int3(), &down).ok());
+  const auto& rotations = down.reader->input_rotations();
+  EXPECT_EQ(rotations.size(), 2u);
+  EXPECT_EQ(rotations.at("model.layers.1.mlp.down_proj").columns(),
+            GetParam().intermediate);
+  EditableModel all = *OpenEditable(directory_.File("tiny"));
+  ASSERT_TRUE(Apply(*Quarot("all"), at::Tensor(), Int3(), &all).ok());
+  EXPECT_EQ(all.reader->input_rotations().size(), 4u);
+  const auto block = *all.model->LoadBlock(0, 4);
+  EXPECT_NE(block->linear("model.layers.0.self_attn.o_proj").input_rotation(),
+            nullptr);
+  EXPECT_EQ(block->linear("model.layers.0.mlp.up_proj").input_rotation(),
+            nullptr);
 }
 
 TEST_P(QuarotTest, GainsOfNormsMoveIntoWhatReadsThem) {

@@ -31,7 +31,8 @@ struct EditableModel {
 
   absl::Status Remake() {
     model.reset();
-    loader = models::MakeDenseLoader(*reader);
+    loader = models::WithRotatedInputs(models::MakeDenseLoader(*reader),
+                                       reader->input_rotations());
     ASSIGN_OR_RETURN(model, models::MakeModel(*reader, *loader));
     return absl::OkStatus();
   }
