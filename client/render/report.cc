@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/render/report.h"
 
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -83,15 +84,34 @@ void PrintEvals(const v1::JobReport& report, const Terminal& terminal,
 }
 
 void PrintLayersNotOk(const v1::JobReport& report, Table* table) {
-  int shown = 0;
+  int not_ok = 0;
   for (const v1::LayerReport& layer : report.layers()) {
-    if (layer.verdict() == v1::VERDICT_OK || shown == kMaxLayersShown) continue;
-    ++shown;
+    if (layer.verdict() == v1::VERDICT_OK) continue;
+    if (++not_ok > kMaxLayersShown) continue;
     table->AddRow({"", absl::StrCat(VerdictName(layer.verdict()), ": ",
                                     Printable(layer.name()),
                                     layer.reason().empty() ? "" : ", ",
                                     Printable(layer.reason()))});
   }
+  if (not_ok <= kMaxLayersShown) return;
+  table->AddRow({"", absl::StrCat("and ", not_ok - kMaxLayersShown,
+                                  " more; -o json has all")});
+}
+
+// Experts see tokens of their own; other layers all.
+std::string CalibrationWords(const v1::JobReport& report) {
+  std::string words =
+      absl::StrCat("on ", Count(report.calibration_tokens()), " tokens in ",
+                   Seconds(report.quantize_seconds()));
+  std::set<int64_t> tokens;
+  for (const v1::LayerReport& layer : report.layers()) {
+    const bool counted = layer.verdict() != v1::VERDICT_OK;
+    if (counted || layer.tokens() > 0) tokens.insert(layer.tokens());
+  }
+  if (tokens.size() < 2) return words;
+  absl::StrAppend(&words, "; ", Count(*tokens.begin()), " to ",
+                  Count(*tokens.rbegin()), " of them reach a layer");
+  return words;
 }
 
 // How far rounding that was learned has come; empty where none was.
@@ -190,10 +210,7 @@ void PrintReport(const v1::JobReport& report, const Terminal& terminal,
                                   Number(report.verify_max_difference()))});
   }
   if (report.calibration_tokens() > 0) {
-    table.AddRow(
-        {"calibrated",
-         absl::StrCat("on ", Count(report.calibration_tokens()), " tokens in ",
-                      Seconds(report.quantize_seconds()))});
+    table.AddRow({"calibrated", CalibrationWords(report)});
   }
   if (report.peak_memory_bytes() > 0) {
     table.AddRow({"memory",

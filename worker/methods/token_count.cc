@@ -17,7 +17,10 @@ v1::Parameter MinTokensParameter() {
 
 std::string TooFewTokens(const calibration::Statistics& statistics,
                          double min_fraction) {
-  if (statistics.tokens <= 0) return "no calibration token reached the layer";
+  if (statistics.tokens <= 0) {
+    return absl::StrCat("no calibration token reached the layer, 0 of ",
+                        statistics.sampled_tokens);
+  }
   const auto needed = static_cast<int64_t>(
       std::ceil(min_fraction * static_cast<double>(statistics.sampled_tokens)));
   if (statistics.tokens >= needed) return "";

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/block_quantizer.h"
 
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -13,6 +16,7 @@
 #include "worker/methods/method.h"
 #include "worker/methods/token_count.h"
 #include "worker/methods/usable_statistics.h"
+#include "worker/numerics/side_by_side.h"
 #include "worker/pipeline/activation_cache.h"
 #include "worker/pipeline/simulated_linear.h"
 
@@ -93,6 +97,16 @@ absl::Status FallbackRefused(const v1::LayerReport& layer,
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<InputGroup>> BlockQuantizer::StageGroups(
+    const models::Stage& stage, int64_t index, const Plans& plans) const {
+  ASSIGN_OR_RETURN(std::vector<InputGroup> groups,
+                   GroupsOf(stage, index, plans));
+  if (!options_.side_by_side || !options_.device.is_cpu()) {
+    for (InputGroup& group : groups) group.alike = 1;
+  }
+  return groups;
+}
 
 absl::StatusOr<std::vector<GroupStatistics>> BlockQuantizer::StagePass(
     const models::Block& block, int64_t stage, bool advance, Groups groups,
@@ -184,7 +198,7 @@ absl::Status BlockQuantizer::RunStages(models::Block& block, const Plans& plans,
   const auto last = static_cast<int64_t>(stages.size());
   for (int64_t stage = 0; stage < last; ++stage) {
     ASSIGN_OR_RETURN(const std::vector<InputGroup> groups,
-                     GroupsOf(stages[stage], stage, plans));
+                     StageGroups(stages[stage], stage, plans));
     Groups left = groups;
     do {
       const Groups batch =
@@ -196,12 +210,10 @@ absl::Status BlockQuantizer::RunStages(models::Block& block, const Plans& plans,
         ASSIGN_OR_RETURN(statistics,
                          StagePass(block, stage, advance, batch, streams));
       }
-      for (size_t g = 0; g < batch.size(); ++g) {
-        RETURN_IF_ERROR(
-            QuantizeGroup(block, batch[g], plans, statistics[g], out));
-        RETURN_IF_ERROR(Replace(block, batch[g], plans, *out));
-        // The matrices of a stage with experts are many.
-        statistics[g] = calibration::Statistics();
+      RETURN_IF_ERROR(
+          QuantizeGroups(block, batch, plans, absl::MakeSpan(statistics), out));
+      for (const InputGroup& group : batch) {
+        RETURN_IF_ERROR(Replace(block, group, plans, *out));
       }
       left.remove_prefix(batch.size());
     } while (!left.empty());
@@ -219,7 +231,7 @@ absl::Status BlockQuantizer::RunAtOnce(models::Block& block, const Plans& plans,
   for (size_t s = 0; s < block.stages().size(); ++s) {
     ASSIGN_OR_RETURN(
         const std::vector<InputGroup> of_stage,
-        GroupsOf(block.stages()[s], static_cast<int64_t>(s), plans));
+        StageGroups(block.stages()[s], static_cast<int64_t>(s), plans));
     groups.insert(groups.end(), of_stage.begin(), of_stage.end());
   }
   for (Groups left = groups; !left.empty();) {
@@ -228,11 +240,8 @@ absl::Status BlockQuantizer::RunAtOnce(models::Block& block, const Plans& plans,
     const bool first = left.size() == groups.size();
     ASSIGN_OR_RETURN(std::vector<GroupStatistics> statistics,
                      BlockPass(block, first, batch, streams));
-    for (size_t g = 0; g < batch.size(); ++g) {
-      RETURN_IF_ERROR(
-          QuantizeGroup(block, batch[g], plans, statistics[g], out));
-      statistics[g] = calibration::Statistics();
-    }
+    RETURN_IF_ERROR(
+        QuantizeGroups(block, batch, plans, absl::MakeSpan(statistics), out));
     left.remove_prefix(batch.size());
   }
   for (const InputGroup& group : groups) {
@@ -258,6 +267,98 @@ absl::StatusOr<QuantizedBlock> BlockQuantizer::Run(
                       ? RunStages(block, scaled, streams, &out)
                       : RunAtOnce(block, scaled, streams, &out));
   return out;
+}
+
+absl::Status BlockQuantizer::QuantizeGroups(
+    const models::Block& block, Groups groups, const Plans& plans,
+    absl::Span<GroupStatistics> statistics, QuantizedBlock* out) {
+  // What is done is kept behind every run of groups that are side by side.
+  const int64_t most = int64_t{8} * at::get_num_threads();
+  const auto alone = [](const InputGroup& group) {
+    return !group.OnOneThread();
+  };
+  while (!groups.empty()) {
+    const auto end = std::find_if(groups.begin(), groups.end(), alone);
+    const int64_t beside = std::min<int64_t>(most, end - groups.begin());
+    const size_t count = static_cast<size_t>(std::max<int64_t>(1, beside));
+    if (beside > 0) {
+      RETURN_IF_ERROR(QuantizeSideBySide(block, groups.first(count), plans,
+                                         statistics.first(count), out));
+    } else {
+      RETURN_IF_ERROR(
+          QuantizeGroup(block, groups[0], plans, statistics[0], out));
+    }
+    // The matrices of a stage with experts are many.
+    statistics[0] = calibration::Statistics();
+    groups.remove_prefix(count);
+    statistics.remove_prefix(count);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlockQuantizer::QuantizeSideBySide(
+    const models::Block& block, Groups groups, const Plans& plans,
+    absl::Span<GroupStatistics> statistics, QuantizedBlock* out) {
+  std::vector<SolvedGroup> solved(groups.size());
+  bool fresh = false;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (const std::string& name : groups[g].linears) {
+      solved[g].kept.push_back(kept_->Take(LayerOf(plans.at(name))));
+      fresh = fresh || !solved[g].kept.back().has_value();
+    }
+  }
+  const absl::Status status =
+      numerics::SideBySide(std::ssize(groups), [&](int64_t i) {
+        const size_t g = static_cast<size_t>(i);
+        solved[g].ended =
+            SolveGroup(block, groups[g], plans, statistics[g], &solved[g]);
+        statistics[g] = calibration::Statistics();
+        return solved[g].ended;
+      });
+  for (SolvedGroup& group : solved) {
+    const bool failed = !group.ended.ok();
+    TakeOver(std::move(group), out);
+    // Groups after the first that failed may have failed as well.
+    if (failed) break;
+  }
+  if (status.ok() && fresh) kept_->Keep({out->modules, out->layers});
+  return status;
+}
+
+absl::Status BlockQuantizer::SolveGroup(const models::Block& block,
+                                        const InputGroup& group,
+                                        const Plans& plans,
+                                        const GroupStatistics& statistics,
+                                        SolvedGroup* out) {
+  methods::SharedWork shared;
+  for (size_t i = 0; i < group.linears.size(); ++i) {
+    RETURN_IF_ERROR(cancel_.Check());
+    const std::string& name = group.linears[i];
+    progress_.Report(name);
+    const ModulePlan& plan = plans.at(name);
+    ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
+    const LinearInput input = InputOf(*method, statistics, &shared);
+    std::optional<steps::SolvedLinear>& solved = out->kept[i];
+    if (!solved.has_value()) {
+      ASSIGN_OR_RETURN(
+          solved, QuantizeLinear(plan, block.linear(name).DenseWeight(), input,
+                                 /*done=*/nullptr));
+    }
+    RETURN_IF_ERROR(
+        Accept(*std::move(solved), input, &out->done, &out->failure));
+    RETURN_IF_ERROR(ReportRange(*ranges_, &out->done.layers.back()));
+  }
+  return absl::OkStatus();
+}
+
+void BlockQuantizer::TakeOver(SolvedGroup group, QuantizedBlock* out) {
+  if (!group.failure.layer.name().empty()) failure_ = std::move(group.failure);
+  for (v1::LayerReport& layer : group.done.layers) {
+    progress_.SetLoss(layer.relative_error());
+    out->layers.push_back(std::move(layer));
+  }
+  out->modules.merge(group.done.modules);
+  out->rejected_grams.merge(group.done.rejected_grams);
 }
 
 absl::Status BlockQuantizer::QuantizeGroup(const models::Block& block,
@@ -307,7 +408,7 @@ absl::Status BlockQuantizer::ReportRange(const InputRanges& ranges,
 
 absl::StatusOr<methods::LinearSolution> BlockQuantizer::Solve(
     const std::string& name, const LinearInput& input,
-    methods::LinearProblem problem, const QuantizedBlock& done) {
+    methods::LinearProblem problem, const QuantizedBlock* done) {
   if (!input.unusable.empty()) {
     return methods::FallBackToNearest(problem, input.unusable, cancel_);
   }
@@ -316,14 +417,17 @@ absl::StatusOr<methods::LinearSolution> BlockQuantizer::Solve(
   problem.observe = [this](int64_t step, int64_t steps, double loss) {
     progress_.ReportLoss(step, steps, loss);
   };
-  const auto store = kept_->StoreOf(name, {done.modules, done.layers});
+  std::unique_ptr<methods::LoopStore> store;
+  if (done != nullptr) {
+    store = kept_->StoreOf(name, {done->modules, done->layers});
+  }
   problem.store = store.get();
   return input.method.QuantizeLinear(problem, cancel_);
 }
 
 absl::StatusOr<steps::SolvedLinear> BlockQuantizer::QuantizeLinear(
     const ModulePlan& plan, const at::Tensor& weight, const LinearInput& input,
-    const QuantizedBlock& done) {
+    const QuantizedBlock* done) {
   const absl::Duration began = base::Clock::Real().Monotonic();
   const methods::LinearProblem problem{.weight = weight,
                                        .statistics = input.statistics,
@@ -340,21 +444,42 @@ absl::StatusOr<steps::SolvedLinear> BlockQuantizer::QuantizeLinear(
   return solved;
 }
 
-absl::Status BlockQuantizer::NoteFallback(const v1::LayerReport& layer,
-                                          const LinearInput& input,
-                                          QuantizedBlock* out) {
-  const at::Tensor gram =
-      input.statistics == nullptr ? at::Tensor() : input.statistics->gram;
-  if (!options_.allow_fallback) {
-    failure_ = {layer, gram};
-    failure_.layer.set_verdict(v1::VERDICT_FAILED);
-    return FallbackRefused(layer, gram);
+absl::Status BlockQuantizer::Accept(steps::SolvedLinear solved,
+                                    const LinearInput& input,
+                                    QuantizedBlock* out,
+                                    LayerFailure* failure) const {
+  const v1::LayerReport& layer = solved.layer;
+  if (layer.verdict() == v1::VERDICT_RTN_FALLBACK) {
+    const at::Tensor gram =
+        input.statistics == nullptr ? at::Tensor() : input.statistics->gram;
+    if (!options_.allow_fallback) {
+      *failure = {layer, gram};
+      failure->layer.set_verdict(v1::VERDICT_FAILED);
+      return FallbackRefused(layer, gram);
+    }
+    // Nothing is wrong with a matrix of too few tokens.
+    if (gram.defined() && !input.too_few) {
+      out->rejected_grams[layer.name()] = gram;
+    }
   }
-  // Nothing is wrong with a matrix of too few tokens.
-  if (gram.defined() && !input.too_few) {
-    out->rejected_grams[layer.name()] = gram;
-  }
+  out->modules[layer.name()] = std::move(solved.linear);
+  out->layers.push_back(std::move(solved.layer));
   return absl::OkStatus();
+}
+
+BlockQuantizer::LinearInput BlockQuantizer::InputOf(
+    const methods::Method& method, const GroupStatistics& statistics,
+    methods::SharedWork* shared) {
+  LinearInput input{.method = method, .shared = shared};
+  const bool wanted = method.needs() != methods::Needs::kNothing;
+  if (wanted && statistics.ok()) {
+    input.statistics = &*statistics;
+    input.unusable = methods::TooFewTokens(*statistics, method.min_tokens());
+    input.too_few = !input.unusable.empty();
+  } else if (wanted) {
+    input.unusable = std::string(statistics.status().message());
+  }
+  return input;
 }
 
 absl::Status BlockQuantizer::RunLinear(
@@ -362,27 +487,15 @@ absl::Status BlockQuantizer::RunLinear(
     const absl::StatusOr<calibration::Statistics>& statistics,
     methods::SharedWork* shared, QuantizedBlock* out) {
   ASSIGN_OR_RETURN(const auto method, methods::MakeMethod(plan.method));
-  LinearInput input{.method = *method, .shared = shared};
-  const bool wanted = method->needs() != methods::Needs::kNothing;
-  if (wanted && statistics.ok()) {
-    input.statistics = &*statistics;
-    input.unusable = methods::TooFewTokens(*statistics, method->min_tokens());
-    input.too_few = !input.unusable.empty();
-  } else if (wanted) {
-    input.unusable = std::string(statistics.status().message());
-  }
+  const LinearInput input = InputOf(*method, statistics, shared);
   std::optional<steps::SolvedLinear> solved = kept_->Take(LayerOf(plan));
   const bool fresh = !solved.has_value();
   if (fresh) {
     ASSIGN_OR_RETURN(solved,
-                     QuantizeLinear(plan, linear.DenseWeight(), input, *out));
+                     QuantizeLinear(plan, linear.DenseWeight(), input, out));
   }
   progress_.SetLoss(solved->layer.relative_error());
-  if (solved->layer.verdict() == v1::VERDICT_RTN_FALLBACK) {
-    RETURN_IF_ERROR(NoteFallback(solved->layer, input, out));
-  }
-  out->layers.push_back(std::move(solved->layer));
-  out->modules[plan.name] = std::move(solved->linear);
+  RETURN_IF_ERROR(Accept(*std::move(solved), input, out, &failure_));
   if (fresh) kept_->Keep({out->modules, out->layers});
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,7 +55,8 @@ struct FloatReference {
   const models::Block* block = nullptr;
 };
 
-// One thread. The references outlive it.
+// One thread; experts are solved on all of LibTorch's. The references outlive
+// it.
 class BlockQuantizer {
  public:
   struct Options {
@@ -67,6 +69,8 @@ class BlockQuantizer {
     // above takes further passes over the stage's inputs.
     int64_t gram_bytes = kGramBytes;
     methods::CalibrationFlow flow = {};
+    // False: experts too are solved one after another, on all threads.
+    bool side_by_side = true;
   };
   static constexpr int64_t kGramBytes = int64_t{4} << 30;
   BlockQuantizer(const Options& options, const base::CancelToken& cancel,
@@ -123,11 +127,22 @@ class BlockQuantizer {
     ActivationCache* cache = nullptr;
     FloatReference reference = {};
   };
+  // What one thread makes of one group.
+  struct SolvedGroup {
+    // By linear: what an earlier process made of it, if that was kept.
+    std::vector<std::optional<steps::SolvedLinear>> kept;
+    QuantizedBlock done;
+    LayerFailure failure;
+    absl::Status ended;
+  };
 
   absl::Status RunStages(models::Block& block, const Plans& plans,
                          const Streams& streams, QuantizedBlock* out);
   absl::Status RunAtOnce(models::Block& block, const Plans& plans,
                          const Streams& streams, QuantizedBlock* out);
+
+  absl::StatusOr<std::vector<InputGroup>> StageGroups(
+      const models::Stage& stage, int64_t index, const Plans& plans) const;
 
   // One pass over all sequences, which stand before `stage`: applies the stage
   // before it where `advance`, and gathers the statistics of `groups`.
@@ -140,27 +155,46 @@ class BlockQuantizer {
       const models::Block& block, bool first, Groups groups,
       const Streams& streams);
 
+  // `statistics` by group; each is let go of once its group is done.
+  absl::Status QuantizeGroups(const models::Block& block, Groups groups,
+                              const Plans& plans,
+                              absl::Span<GroupStatistics> statistics,
+                              QuantizedBlock* out);
   absl::Status QuantizeGroup(const models::Block& block,
                              const InputGroup& group, const Plans& plans,
                              const GroupStatistics& statistics,
                              QuantizedBlock* out);
+  absl::Status QuantizeSideBySide(const models::Block& block, Groups groups,
+                                  const Plans& plans,
+                                  absl::Span<GroupStatistics> statistics,
+                                  QuantizedBlock* out);
+  // QuantizeGroup for several threads at once, each with an `out` of its own.
+  absl::Status SolveGroup(const models::Block& block, const InputGroup& group,
+                          const Plans& plans, const GroupStatistics& statistics,
+                          SolvedGroup* out);
+  // Adds what a thread made, and keeps its failure.
+  void TakeOver(SolvedGroup group, QuantizedBlock* out);
   // Puts what the linears became into the block.
   absl::Status Replace(models::Block& block, const InputGroup& group,
                        const Plans& plans, const QuantizedBlock& done) const;
 
-  // Whatever was kept of it; `done`: the linears before.
+  // Whatever was kept of it; `done`: the linears before, to be kept beside what
+  // is in work. Null: nothing of it is kept.
   absl::StatusOr<steps::SolvedLinear> QuantizeLinear(
       const ModulePlan& plan, const at::Tensor& weight,
-      const LinearInput& input, const QuantizedBlock& done);
+      const LinearInput& input, const QuantizedBlock* done);
   // What Take left of `name`, else what the method makes of the problem.
   absl::StatusOr<methods::LinearSolution> Solve(const std::string& name,
                                                 const LinearInput& input,
                                                 methods::LinearProblem problem,
-                                                const QuantizedBlock& done);
-  // A layer that was rounded to nearest for want of better. NUMERIC_LAYER where
-  // that ends the job.
-  absl::Status NoteFallback(const v1::LayerReport& layer,
-                            const LinearInput& input, QuantizedBlock* out);
+                                                const QuantizedBlock* done);
+  static LinearInput InputOf(const methods::Method& method,
+                             const GroupStatistics& statistics,
+                             methods::SharedWork* shared);
+  // Adds a linear to `out`. NUMERIC_LAYER and the `failure` where it was
+  // rounded to nearest for want of better and that ends the job.
+  absl::Status Accept(steps::SolvedLinear solved, const LinearInput& input,
+                      QuantizedBlock* out, LayerFailure* failure) const;
 
   const Options options_;
   const base::CancelToken& cancel_;

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/pipeline/input_groups.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "proto/base/status_macros.h"
 #include "worker/formats/tensor_scale.h"
+#include "worker/numerics/side_by_side.h"
 
 namespace quantd::pipeline {
 namespace {
@@ -25,12 +28,33 @@ absl::Status AddDrift(const at::Tensor& rows, const at::Tensor& reference,
   return absl::OkStatus();
 }
 
+// Fills in `alike`.
+void CountAlike(std::vector<InputGroup>* groups) {
+  const auto differ = [](const InputGroup& a, const InputGroup& b) {
+    return a.width != b.width || a.outputs != b.outputs;
+  };
+  for (auto begin = groups->begin(); begin != groups->end();) {
+    auto end = std::adjacent_find(begin, groups->end(), differ);
+    if (end != groups->end()) ++end;
+    const int64_t alike = end - begin;
+    for (; begin != end; ++begin) begin->alike = alike;
+  }
+}
+
 }  // namespace
 
 int64_t InputGroup::bytes() const {
   const int64_t matrix = width * width * static_cast<int64_t>(sizeof(float));
   if (needs == Needs::kGramAndDrift) return 2 * matrix;
   return needs == Needs::kGram ? matrix : 0;
+}
+
+// The kernels of a narrow layer leave threads idle between their parts, those
+// of a wide one do not. Few groups on many threads are better off with all of
+// them for each in turn.
+bool InputGroup::OnOneThread() const {
+  constexpr int64_t kWidest = 4096;
+  return alike > 1 && 2 * alike >= at::get_num_threads() && width <= kWidest;
 }
 
 absl::StatusOr<std::vector<InputGroup>> GroupsOf(
@@ -47,10 +71,12 @@ absl::StatusOr<std::vector<InputGroup>> GroupsOf(
     }
     InputGroup& group = groups.back();
     group.linears.push_back(plan->first);
+    group.outputs += plan->second.out_features;
     ASSIGN_OR_RETURN(const auto method,
                      methods::MakeMethod(plan->second.method));
     group.needs = std::max(group.needs, method->needs());
   }
+  CountAlike(&groups);
   return groups;
 }
 
@@ -108,19 +134,34 @@ absl::Status GroupSums::Add(int64_t stage,
                             const std::vector<at::Tensor>& inputs,
                             const std::vector<at::Tensor>& reference,
                             int64_t tokens) {
+  std::vector<size_t> beside;
   for (size_t g = 0; g < groups_.size(); ++g) {
     if (groups_[g].stage != stage) continue;
-    const size_t input = static_cast<size_t>(groups_[g].input);
-    const at::Tensor& rows = inputs[input];
-    Sums& sums = sums_[g];
-    if (sums.gram.has_value() && rows.size(0) > 0) {
-      RETURN_IF_ERROR(sums.gram->Add(rows, cancel_));
+    if (groups_[g].OnOneThread()) {
+      beside.push_back(g);
+    } else {
+      RETURN_IF_ERROR(AddRows(g, inputs, reference, tokens));
     }
-    if (sums.squares.has_value() && rows.size(0) > 0) sums.squares->Add(rows);
-    if (groups_[g].needs == Needs::kGramAndDrift && !reference.empty()) {
-      RETURN_IF_ERROR(
-          AddDrift(rows, reference[input], tokens, cancel_, &*sums.gram));
-    }
+  }
+  if (beside.empty()) return absl::OkStatus();
+  return numerics::SideBySide(std::ssize(beside), [&](int64_t i) {
+    return AddRows(beside[static_cast<size_t>(i)], inputs, reference, tokens);
+  });
+}
+
+absl::Status GroupSums::AddRows(size_t group,
+                                const std::vector<at::Tensor>& inputs,
+                                const std::vector<at::Tensor>& reference,
+                                int64_t tokens) {
+  const size_t input = static_cast<size_t>(groups_[group].input);
+  const at::Tensor& rows = inputs[input];
+  Sums& sums = sums_[group];
+  if (sums.gram.has_value() && rows.size(0) > 0) {
+    RETURN_IF_ERROR(sums.gram->Add(rows, cancel_));
+  }
+  if (sums.squares.has_value() && rows.size(0) > 0) sums.squares->Add(rows);
+  if (groups_[group].needs == Needs::kGramAndDrift && !reference.empty()) {
+    return AddDrift(rows, reference[input], tokens, cancel_, &*sums.gram);
   }
   return absl::OkStatus();
 }

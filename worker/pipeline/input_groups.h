@@ -28,11 +28,19 @@ struct InputGroup {
   std::vector<std::string> linears = {};
   // Input features.
   int64_t width = 0;
+  // Output features, of all its linears.
+  int64_t outputs = 0;
+  // Groups of the stage that follow one another with these same shapes, this
+  // one among them: experts.
+  int64_t alike = 1;
   // The most that any of the linears asks for.
   methods::Needs needs = methods::Needs::kNothing;
 
   // What the sums take.
   int64_t bytes() const;
+  // Whether a thread has the group to itself, beside others like it. Does not
+  // depend on how many of them fit into memory at once, and so the bits do not.
+  bool OnOneThread() const;
 };
 
 // The groups of the block's stage `index`.
@@ -50,8 +58,9 @@ size_t GroupsWithin(absl::Span<const InputGroup> groups, int64_t bytes);
 
 using GroupStatistics = absl::StatusOr<calibration::Statistics>;
 
-// The sums of some groups, in one pass over the sequences. One thread; the
-// groups and the token outlive it.
+// The sums of some groups, in one pass over the sequences. One thread; groups
+// that are OnOneThread are summed side by side. The groups and the token
+// outlive it.
 class GroupSums {
  public:
   GroupSums(absl::Span<const InputGroup> groups, at::Device device,
@@ -71,6 +80,10 @@ class GroupSums {
     std::optional<calibration::GramAccumulator> gram;
     std::optional<calibration::SquareAccumulator> squares;
   };
+
+  absl::Status AddRows(size_t group, const std::vector<at::Tensor>& inputs,
+                       const std::vector<at::Tensor>& reference,
+                       int64_t tokens);
 
   const absl::Span<const InputGroup> groups_;
   const base::CancelToken& cancel_;

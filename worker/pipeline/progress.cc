@@ -95,12 +95,14 @@ void ProgressReporter::AddTokens(int64_t tokens) {
 }
 
 void ProgressReporter::Report(const std::string& detail) {
+  if (!OnOwnThread()) return;
   detail_ = detail;
   progress_.set_detail(detail);
   Send();
 }
 
 void ProgressReporter::ReportLoss(int64_t step, int64_t steps, double loss) {
+  if (!OnOwnThread()) return;
   const bool end = step == 0 || step >= steps;
   if (!end && clock_.Monotonic() - last_sent_ < kShortestInterval) return;
   progress_.set_detail(

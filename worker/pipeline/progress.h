@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <thread>
 
 #include "absl/time/time.h"
 #include "proto/base/clock.h"
@@ -21,7 +22,8 @@ int64_t PeakMemoryBytes();
 // jump when the blocks are done. 0 while nothing was measured.
 double RemainingSeconds(const Journal& journal, double seconds_in_step);
 
-// One thread. The references outlive it.
+// One thread, the one that made it; Report and ReportLoss of any other are
+// dropped, as progress may be. The references outlive it.
 class ProgressReporter {
  public:
   ProgressReporter(Sink& sink, const Journal& journal, int64_t num_blocks,
@@ -45,9 +47,12 @@ class ProgressReporter {
  private:
   void Send();
 
+  bool OnOwnThread() const { return std::this_thread::get_id() == thread_; }
+
   Sink& sink_;
   const Journal& journal_;
   base::Clock& clock_;
+  const std::thread::id thread_ = std::this_thread::get_id();
   v1::Progress progress_;
   std::string detail_;
   absl::Duration step_began_;

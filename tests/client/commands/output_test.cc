@@ -206,6 +206,24 @@ TEST_F(OutputTest, AFolderToVerifyThatIsNotThereIsSaidAsSuch) {
   EXPECT_THAT(outcome.err, HasSubstr("no folder /no/such/folder"));
 }
 
+// Of a mixture: experts see tokens of their own.
+TEST_F(OutputTest, LayersThatAreNotListedAreCounted) {
+  v1::JobReport& report = *server_.jobs[1].mutable_report();
+  report.clear_layers();
+  for (int i = 0; i < 12; ++i) {
+    v1::LayerReport& layer = *report.add_layers();
+    layer.set_name(absl::StrCat("experts.", i));
+    layer.set_tokens(10 * i);
+    layer.set_verdict(i < 11 ? v1::VERDICT_RTN_FALLBACK : v1::VERDICT_OK);
+  }
+  const std::string out = qctl_.Run({"get", "p8w2m4"}).out;
+  EXPECT_THAT(out, HasSubstr("1 ok, 11 rtn_fallback"));
+  EXPECT_THAT(out, HasSubstr("rtn_fallback: experts.7"));
+  EXPECT_THAT(out, Not(HasSubstr("experts.8")));
+  EXPECT_THAT(out, HasSubstr("and 3 more"));
+  EXPECT_THAT(out, HasSubstr("; 0 to 110 of them reach a layer"));
+}
+
 TEST_F(OutputTest, AQueuedJobShowsWhatItWaitsFor) {
   server_.jobs[0].set_state(v1::JOB_STATE_QUEUED);
   server_.jobs[0].set_pending_reason("NO_CAPABLE_WORKER");

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -273,6 +274,116 @@ TEST_F(MixtureJobTest, OneMatrixAtATimeGivesTheSameBytes) {
   EXPECT_EQ(one.BlobDigests(), all.BlobDigests());
 }
 
+// A LocalAgent has one thread; experts are solved side by side on two, and on
+// nine the four of mixtral one after another.
+TEST_F(MixtureJobTest, ThreadsDoNotChangeTheBytes) {
+  for (const char* fixture : {"mixtral", "olmoe", "qwen3_moe"}) {
+    SCOPED_TRACE(fixture);
+    LocalAgent one(Job(fixture));
+    ASSERT_TRUE(one.Run().ok());
+    for (const int threads : {2, 9}) {
+      LocalAgent many(Job(fixture));
+      at::set_num_threads(threads);
+      ASSERT_TRUE(many.Run().ok());
+      EXPECT_EQ(many.BlobDigests(), one.BlobDigests()) << threads;
+    }
+  }
+  at::set_num_threads(1);
+}
+
+// Products of a general library may sum in another order beside others.
+TEST_F(MixtureJobTest, NeighboursDoNotChangeTheBytes) {
+  for (const char* method : {"gptq", "adaround", "autoround"}) {
+    SCOPED_TRACE(method);
+    v1::JobSpec spec = Job("qwen3_moe");
+    v1::Component& component = *RecipeOf(spec).mutable_method();
+    component.set_id(method);
+    if (absl::string_view(method) == "gptq") {
+      (*component.mutable_params())["alpha"].set_double_value(0.25);
+    } else {
+      (*component.mutable_params())["iterations"].set_int_value(5);
+    }
+    LocalAgent all(spec);
+    at::set_num_threads(2);
+    ASSERT_TRUE(all.Run().ok());
+    LocalAgent one_at_a_time(spec);
+    one_at_a_time.start_.set_memory_reduction(1);
+    at::set_num_threads(2);
+    ASSERT_TRUE(one_at_a_time.Run().ok());
+    EXPECT_EQ(one_at_a_time.BlobDigests(), all.BlobDigests());
+  }
+  at::set_num_threads(1);
+}
+
+TEST_F(MixtureJobTest, LayersAreReportedInForwardOrder) {
+  const auto names = [this](int threads) {
+    LocalAgent agent(Job("olmoe"));
+    at::set_num_threads(threads);
+    const auto result = agent.Run();
+    EXPECT_TRUE(result.ok()) << result.status();
+    std::vector<std::string> layers;
+    for (const v1::LayerReport& layer : result->report.layers()) {
+      layers.push_back(layer.name());
+    }
+    return layers;
+  };
+  const std::vector<std::string> one = names(1);
+  EXPECT_THAT(
+      one, testing::IsSupersetOf({"model.layers.1.mlp.experts.0.gate_proj",
+                                  "model.layers.1.mlp.experts.3.down_proj"}));
+  EXPECT_EQ(names(2), one);
+  at::set_num_threads(1);
+}
+
+TEST_F(MixtureJobTest, OnlyTheJobsOwnThreadReports) {
+  LocalAgent agent(Job("olmoe"));
+  at::set_num_threads(2);
+  const std::thread::id own = std::this_thread::get_id();
+  int experts = 0;
+  agent.on_progress_ = [&](const v1::Progress& progress) {
+    EXPECT_EQ(std::this_thread::get_id(), own);
+    if (IsExpert(progress.detail())) ++experts;
+  };
+  EXPECT_TRUE(agent.Run().ok());
+  EXPECT_GT(experts, 0);
+  at::set_num_threads(1);
+}
+
+TEST_F(MixtureJobTest, ACancelledJobEndsAmongItsExperts) {
+  LocalAgent agent(Job("olmoe"));
+  at::set_num_threads(2);
+  agent.on_progress_ = [&](const v1::Progress& progress) {
+    if (IsExpert(progress.detail())) agent.cancel_.Cancel();
+  };
+  EXPECT_TRUE(absl::IsCancelled(agent.Run().status()));
+  at::set_num_threads(1);
+}
+
+TEST_F(MixtureJobTest, ThePolicyFailNamesTheFirstExpertThatFails) {
+  v1::JobSpec spec = Job("mixtral");
+  SetMinTokens(0.6, &spec);
+  LocalAgent lenient(spec);
+  const auto result = lenient.Run();
+  ASSERT_TRUE(result.ok()) << result.status();
+  std::string first;
+  for (const v1::LayerReport& layer : result->report.layers()) {
+    if (layer.verdict() != v1::VERDICT_RTN_FALLBACK) continue;
+    first = layer.name();
+    break;
+  }
+  RecipeOf(spec).mutable_policy()->set_on_numeric_failure("fail");
+  for (const int threads : {1, 2}) {
+    LocalAgent strict(spec);
+    at::set_num_threads(threads);
+    const absl::Status status = strict.Run().status();
+    EXPECT_EQ(base::ErrorReason(status), "NUMERIC_LAYER");
+    EXPECT_THAT(std::string(status.message()), testing::StartsWith(first));
+    ASSERT_EQ(strict.failures_.size(), 1u);
+    EXPECT_EQ(strict.failures_[0].layers(0).name(), first);
+  }
+  at::set_num_threads(1);
+}
+
 TEST_F(MixtureJobTest, ExpertsWithTooFewTokensAreRoundedAndSayWhy) {
   v1::JobSpec spec = Job("mixtral");
   // Four experts share two choices per token: not all can have 60 %.
@@ -327,6 +438,7 @@ TEST_F(MixtureJobTest, ExpertsWithoutAnyTokenAreRounded) {
     ++without;
     EXPECT_EQ(layer.verdict(), v1::VERDICT_RTN_FALLBACK) << layer.name();
     EXPECT_THAT(layer.reason(), HasSubstr("no calibration token"));
+    EXPECT_THAT(layer.reason(), HasSubstr(absl::StrCat("0 of ", kSampled)));
   }
   EXPECT_EQ(without, 6 * 3);
 }
