@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace quantd::bench {
@@ -26,6 +27,17 @@ double StatusBytes(const char* name) {
   return 1024 * kilobytes;
 }
 
+Times Summary(std::vector<double> seconds) {
+  std::sort(seconds.begin(), seconds.end());
+  return {seconds[seconds.size() / 2], seconds.front(), seconds.back()};
+}
+
+double SecondsOf(int threads, const std::function<void()>& body) {
+  const Stopwatch watch(threads);
+  body();
+  return watch.Seconds();
+}
+
 }  // namespace
 
 double Stopwatch::Now() const {
@@ -40,12 +52,23 @@ Times Measure(int threads, int repeats, const std::function<void()>& body) {
   std::vector<double> seconds;
   body();  // Warm: pages, threads, dispatcher.
   for (int i = 0; i < repeats; ++i) {
-    const Stopwatch watch(threads);
-    body();
-    seconds.push_back(watch.Seconds());
+    seconds.push_back(SecondsOf(threads, body));
   }
-  std::sort(seconds.begin(), seconds.end());
-  return {seconds[seconds.size() / 2], seconds.front(), seconds.back()};
+  return Summary(std::move(seconds));
+}
+
+Comparison MeasureInTurns(int threads, int repeats,
+                          const std::function<void()>& ours,
+                          const std::function<void()>& eager) {
+  std::vector<double> our_seconds;
+  std::vector<double> eager_seconds;
+  ours();
+  eager();
+  for (int i = 0; i < repeats; ++i) {
+    our_seconds.push_back(SecondsOf(threads, ours));
+    eager_seconds.push_back(SecondsOf(threads, eager));
+  }
+  return {Summary(std::move(our_seconds)), Summary(std::move(eager_seconds))};
 }
 
 void PrintLine(const char* what, const Times& t, double flops, double peak,

@@ -29,6 +29,17 @@ class Stopwatch {
 // Runs `body` once to warm up, then `repeats` times.
 Times Measure(int threads, int repeats, const std::function<void()>& body);
 
+struct Comparison {
+  Times ours;
+  Times eager;
+};
+
+// Runs each once to warm up, then both `repeats` times, taking turns, so that
+// what else goes on in the machine meets both.
+Comparison MeasureInTurns(int threads, int repeats,
+                          const std::function<void()>& ours,
+                          const std::function<void()>& eager);
+
 // `peak` in FLOP/s; `eager` may be null.
 void PrintLine(const char* what, const Times& times, double flops, double peak,
                const Times* eager);

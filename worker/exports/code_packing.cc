@@ -26,43 +26,57 @@ constexpr int64_t kGrainCodes = 1 << 16;
 
 // Eight codes, one per byte, to the low 8 * bits bits: neighbours are joined in
 // pairs, pairs in fours, fours in eights.
-uint64_t Compress(uint64_t x, int bits) {
+template <int kBits>
+uint64_t Compress(uint64_t x) {
   constexpr uint64_t kBytes = 0x00FF00FF00FF00FF;
   constexpr uint64_t kPairs = 0x0000FFFF0000FFFF;
   constexpr uint64_t kFours = 0x00000000FFFFFFFF;
-  x = (x & kBytes) | ((x >> 8 & kBytes) << bits);
-  x = (x & kPairs) | ((x >> 16 & kPairs) << (2 * bits));
-  return (x & kFours) | ((x >> 32) << (4 * bits));
+  x = (x & kBytes) | ((x >> 8 & kBytes) << kBits);
+  x = (x & kPairs) | ((x >> 16 & kPairs) << (2 * kBits));
+  return (x & kFours) | ((x >> 32) << (4 * kBits));
 }
 
-uint64_t Expand(uint64_t x, int bits) {
-  const uint64_t four = (uint64_t{1} << (4 * bits)) - 1;
-  const uint64_t pair = ((uint64_t{1} << (2 * bits)) - 1) * 0x0000000100000001;
-  const uint64_t code = ((uint64_t{1} << bits) - 1) * 0x0001000100010001;
-  x = (x & four) | ((x >> (4 * bits) & four) << 32);
-  x = (x & pair) | ((x >> (2 * bits) & pair) << 16);
-  return (x & code) | ((x >> bits & code) << 8);
+template <int kBits>
+uint64_t Expand(uint64_t x) {
+  const uint64_t four = (uint64_t{1} << (4 * kBits)) - 1;
+  const uint64_t pair = ((uint64_t{1} << (2 * kBits)) - 1) * 0x0000000100000001;
+  const uint64_t code = ((uint64_t{1} << kBits) - 1) * 0x0001000100010001;
+  x = (x & four) | ((x >> (4 * kBits) & four) << 32);
+  x = (x & pair) | ((x >> (2 * kBits) & pair) << 16);
+  return (x & code) | ((x >> kBits & code) << 8);
 }
 
-// Eight codes of `bits` bits are exactly `bits` bytes of the stream, so a row
-// is a run of octets whatever the width.
-void PackOctets(const uint8_t* codes, int64_t octets, int bits, uint8_t* out) {
+// Eight codes of so many bits are exactly as many bytes of the stream, so a row
+// is a run of octets whatever the width. Copies of a size that is known are one
+// instruction.
+template <int kBits>
+void PackOctets(const uint8_t* codes, int64_t octets, uint8_t* out) {
   for (int64_t i = 0; i < octets; ++i) {
     uint64_t x;
     std::memcpy(&x, codes + i * kCodesPerOctet, sizeof(x));
-    x = Compress(x, bits);
-    std::memcpy(out + i * bits, &x, bits);
+    x = Compress<kBits>(x);
+    std::memcpy(out + i * kBits, &x, kBits);
   }
 }
 
-void UnpackOctets(const uint8_t* in, int64_t octets, int bits, uint8_t* codes) {
+template <int kBits>
+void UnpackOctets(const uint8_t* in, int64_t octets, uint8_t* codes) {
   for (int64_t i = 0; i < octets; ++i) {
     uint64_t x = 0;
-    std::memcpy(&x, in + i * bits, bits);
-    x = Expand(x, bits);
+    std::memcpy(&x, in + i * kBits, kBits);
+    x = Expand<kBits>(x);
     std::memcpy(codes + i * kCodesPerOctet, &x, sizeof(x));
   }
 }
+
+// By width.
+using Octets = void (*)(const uint8_t* from, int64_t octets, uint8_t* to);
+constexpr Octets kPack[] = {PackOctets<1>, PackOctets<2>, PackOctets<3>,
+                            PackOctets<4>, PackOctets<5>, PackOctets<6>,
+                            PackOctets<7>, PackOctets<8>};
+constexpr Octets kUnpack[] = {UnpackOctets<1>, UnpackOctets<2>, UnpackOctets<3>,
+                              UnpackOctets<4>, UnpackOctets<5>, UnpackOctets<6>,
+                              UnpackOctets<7>, UnpackOctets<8>};
 
 // The widths of the planes of a code, from its lowest bits up.
 std::vector<int> PlaneWidths(int bits) {
@@ -88,8 +102,8 @@ at::Tensor PackRows(const at::Tensor& codes, int bits) {
   uint8_t* out = static_cast<uint8_t*>(words.mutable_data_ptr());
   at::parallel_for(0, rows, RowsPerTask(cols), [&](int64_t from, int64_t to) {
     for (int64_t row = from; row < to; ++row) {
-      PackOctets(in + row * cols, cols / kCodesPerOctet, bits,
-                 out + row * cols * bits / 8);
+      kPack[bits - 1](in + row * cols, cols / kCodesPerOctet,
+                      out + row * cols * bits / 8);
     }
   });
   return words;
@@ -104,8 +118,8 @@ at::Tensor UnpackRows(const at::Tensor& words, int bits) {
   uint8_t* out = codes.mutable_data_ptr<uint8_t>();
   at::parallel_for(0, rows, RowsPerTask(cols), [&](int64_t from, int64_t to) {
     for (int64_t row = from; row < to; ++row) {
-      UnpackOctets(in + row * cols * bits / 8, cols / kCodesPerOctet, bits,
-                   out + row * cols);
+      kUnpack[bits - 1](in + row * cols * bits / 8, cols / kCodesPerOctet,
+                        out + row * cols);
     }
   });
   return codes;

@@ -66,10 +66,10 @@ std::vector<Level> BitsandbytesFloatLevels() {
   return levels;
 }
 
-kernels::LevelGridRule TableRule(const std::vector<Level>& levels) {
-  kernels::LevelGridRule rule = MakeLevelRule(levels, Ties::kDown);
-  rule.reciprocal = true;
-  return rule;
+kernels::LevelLookup TableOf(const std::vector<Level>& levels) {
+  kernels::LevelLookup table{.rule = MakeLevelRule(levels, Ties::kDown)};
+  table.rule.reciprocal = true;
+  return table;
 }
 
 // Stores the scales of `linear` in 8 bits, in the order of the groups.
@@ -84,7 +84,7 @@ void QuantizeScales(QuantizedLinear* linear) {
 class TableFormat : public LevelFormat {
  public:
   explicit TableFormat(const std::vector<Level>& levels)
-      : LevelFormat(kBits, TableRule(levels), /*fixed_group_size=*/0) {}
+      : LevelFormat(kBits, TableOf(levels), /*fixed_group_size=*/0) {}
 
   double BitsPerWeight(const WeightSpec& spec,
                        int64_t in_features) const override {
@@ -121,7 +121,11 @@ class TableFormat : public LevelFormat {
   absl::StatusOr<ScaleRule> MakeScaleRule(const WeightSpec&,
                                           float) const override {
     // Where the reciprocal is not finite all of the block becomes 0.
-    return [](float amax) { return std::isfinite(1.0f / amax) ? amax : 0.0f; };
+    return [](float* values, int64_t count) {
+      std::transform(values, values + count, values, [](float amax) {
+        return std::isfinite(1.0f / amax) ? amax : 0.0f;
+      });
+    };
   }
 };
 

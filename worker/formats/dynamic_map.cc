@@ -43,18 +43,18 @@ const at::Tensor& DynamicMap() {
   return map;
 }
 
-const kernels::LevelGridRule& DynamicMapRule() {
-  static const auto& rule = *new kernels::LevelGridRule([] {
+const kernels::LevelLookup& DynamicMapTable() {
+  static const auto& table = *new kernels::LevelLookup([] {
     std::vector<Level> levels;
     for (int64_t code = 0; code < DynamicMap().numel(); ++code) {
       levels.push_back({DynamicMap().const_data_ptr<float>()[code],
                         static_cast<uint8_t>(code)});
     }
-    kernels::LevelGridRule made = MakeLevelRule(levels, Ties::kDown);
-    made.reciprocal = true;
+    kernels::LevelLookup made{.rule = MakeLevelRule(levels, Ties::kDown)};
+    made.rule.reciprocal = true;
     return made;
   }());
-  return rule;
+  return table;
 }
 
 DynamicCodes EncodeDynamic(const at::Tensor& values) {
@@ -76,7 +76,7 @@ DynamicCodes EncodeDynamic(const at::Tensor& values) {
     // Its reciprocal must be finite.
     if (!std::isfinite(1.0f / absmax)) absmax = 0;
     coded.absmax.mutable_data_ptr<float>()[b] = absmax;
-    kernels::RoundToLevels(from + begin, 1, count, &absmax, DynamicMapRule(),
+    kernels::RoundToLevels(from + begin, 1, count, &absmax, DynamicMapTable(),
                            coded.codes.mutable_data_ptr<uint8_t>() + begin);
   }
   return coded;

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "worker/kernels/level_grid.h"
+#include "worker/kernels/levels_cpu.h"
 
 namespace quantd::formats {
 
@@ -16,7 +16,7 @@ const at::Tensor& DynamicMap();
 
 // Its rounding rule: products with the reciprocal of the scale, ties to the
 // smaller code.
-const kernels::LevelGridRule& DynamicMapRule();
+const kernels::LevelLookup& DynamicMapTable();
 
 // Values that share a scale.
 inline constexpr int64_t kDynamicBlock = 256;

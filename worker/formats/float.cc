@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Small floating-point types with one scale for each group, row, tile or
 // tensor: one row per type, the words in docs/formats/float.md.
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -23,12 +24,10 @@ struct FloatType {
 class FloatFormat : public LevelFormat {
  public:
   explicit FloatFormat(const FloatType& type)
-      : LevelFormat(
-            1 + type.exponent_bits + type.mantissa_bits,
-            MakeLevelRule(FloatLevels(type.exponent_bits, type.mantissa_bits,
-                                      type.bias, type.largest),
-                          Ties::kToEvenCode),
-            /*fixed_group_size=*/0) {}
+      : LevelFormat(1 + type.exponent_bits + type.mantissa_bits,
+                    MakeFloatTable(type.exponent_bits, type.mantissa_bits,
+                                   type.bias, type.largest),
+                    /*fixed_group_size=*/0) {}
 
   double BitsPerWeight(const WeightSpec& spec,
                        int64_t in_features) const override {
@@ -46,9 +45,10 @@ class FloatFormat : public LevelFormat {
                                           float) const override {
     ASSIGN_OR_RETURN(const kernels::ScaleType type,
                      ParseScaleType(spec.scale_dtype));
-    return [type, largest = largest()](float amax) {
-      if (amax == 0) return 1.0f;
-      return kernels::RoundScale(amax / largest, type);
+    return [type, largest = largest()](float* values, int64_t count) {
+      std::transform(values, values + count, values, [&](float amax) {
+        return amax == 0 ? 1.0f : kernels::RoundScale(amax / largest, type);
+      });
     };
   }
 };

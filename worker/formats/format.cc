@@ -2,17 +2,21 @@
 // What every number format has in common.
 #include "worker/formats/format.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "spdlog/spdlog.h"
+#include "worker/kernels/row_ranges_cpu.h"
 
 namespace quantd::formats {
 namespace {
@@ -56,6 +60,34 @@ std::vector<Part> Cut(const at::Tensor& weight, int64_t group_size) {
 
 at::Tensor Join(const std::vector<at::Tensor>& parts, int64_t dimension) {
   return parts.size() == 1 ? parts[0].contiguous() : at::cat(parts, dimension);
+}
+
+absl::Status CheckShape(const at::Tensor& weight) {
+  if (weight.dim() == 2 && weight.numel() != 0 &&
+      weight.scalar_type() == at::kFloat) {
+    return absl::OkStatus();
+  }
+  return base::MakeError(
+      absl::StatusCode::kInvalidArgument, "WEIGHT_SHAPE",
+      "the weight of a linear layer must be a float32 matrix that is not "
+      "empty");
+}
+
+// Of a float32 matrix.
+bool AllFinite(const at::Tensor& matrix) {
+  if (!matrix.is_cpu() || !matrix.is_contiguous()) {
+    return at::isfinite(matrix).all().item<bool>();
+  }
+  const float* values = matrix.const_data_ptr<float>();
+  std::atomic<bool> finite = true;
+  at::parallel_for(
+      0, matrix.numel(), kernels::RowsPerThread(/*columns=*/1),
+      [&](int64_t first, int64_t last) {
+        float largest = 0;
+        kernels::RowMagnitudes({1, last - first, values + first}, &largest);
+        if (!std::isfinite(largest)) finite = false;
+      });
+  return finite;
 }
 
 // [out, groups] from one row per group.
@@ -257,12 +289,17 @@ at::Tensor Format::Values(const at::Tensor& codes) const {
 absl::StatusOr<QuantizedLinear> Format::ChooseGrids(
     const at::Tensor& weight, const WeightSpec& spec,
     const base::CancelToken& cancel) const {
-  RETURN_IF_ERROR(CheckWeight(weight));
+  RETURN_IF_ERROR(CheckShape(weight));
   RETURN_IF_ERROR(CheckLayout(spec));
   QuantizedLinear linear = LayoutOf(weight, spec);
   const float tensor_scale = TensorScale(weight, spec);
-  RETURN_IF_ERROR(
-      ChooseScopeGrids(*this, weight, spec, tensor_scale, cancel, &linear));
+  const absl::Status chosen =
+      ChooseScopeGrids(*this, weight, spec, tensor_scale, cancel, &linear);
+  if (!chosen.ok()) {
+    // Of the whole weight first, not of some of its groups.
+    if (!absl::IsCancelled(chosen)) RETURN_IF_ERROR(CheckWeight(weight));
+    return chosen;
+  }
   RETURN_IF_ERROR(Finish(spec, tensor_scale, &linear));
   return linear;
 }
@@ -335,15 +372,9 @@ absl::StatusOr<QuantizedLinear> RoundToNearest(const at::Tensor& weight,
 }
 
 absl::Status CheckWeight(const at::Tensor& weight) {
-  if (weight.dim() != 2 || weight.numel() == 0 ||
-      weight.scalar_type() != at::kFloat) {
-    return base::MakeError(
-        absl::StatusCode::kInvalidArgument, "WEIGHT_SHAPE",
-        "the weight of a linear layer must be a float32 matrix that is not "
-        "empty");
-  }
+  RETURN_IF_ERROR(CheckShape(weight));
+  if (AllFinite(weight)) return absl::OkStatus();
   const at::Tensor finite = at::isfinite(weight);
-  if (finite.all().item<bool>()) return absl::OkStatus();
   const int64_t bad = weight.numel() - finite.sum().item<int64_t>();
   return base::MakeError(
       absl::StatusCode::kInvalidArgument, "NON_FINITE_WEIGHT",

@@ -118,7 +118,8 @@ uint8_t CodeOf(const BlockType& type, float value, const BlockGrid& grid) {
 class GgmlFormat : public LevelTable {
  public:
   explicit GgmlFormat(const BlockType& type)
-      : LevelTable(type.bits, RuleOf(type), type.block), type_(type) {}
+      : LevelTable(type.bits, {.rule = RuleOf(type)}, type.block),
+        type_(type) {}
 
   double BitsPerWeight(const WeightSpec&, int64_t in_features) const override {
     return bits() + GroupShare(in_features, type_.block,
@@ -155,8 +156,7 @@ class GgmlFormat : public LevelTable {
   absl::StatusOr<QuantizedLinear> RoundToNearest(
       const at::Tensor& weight, const WeightSpec& spec,
       const base::CancelToken& cancel) const override {
-    ASSIGN_OR_RETURN(QuantizedLinear linear,
-                     ChooseGrids(weight, spec, cancel));
+    ASSIGN_OR_RETURN(QuantizedLinear linear, ChooseGrids(weight, spec, cancel));
     const at::Tensor source = weight.cpu().contiguous();
     linear.codes = at::empty_like(source, at::kByte);
     const float* from = source.const_data_ptr<float>();

@@ -56,6 +56,7 @@ class IntFormat : public Format {
 
   at::Tensor Nearest(const at::Tensor& values,
                      const Grid& grid) const override {
+    if (values.is_cpu()) return RoundToIntegers(values, grid, max_code());
     return values.div(grid.scale.to(values.device()).unsqueeze(1))
         .round_()
         .add_(grid.zero.to(values.device()).unsqueeze(1))

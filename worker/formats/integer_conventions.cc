@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/formats/integer_conventions.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
+#include <vector>
+
+#include "worker/kernels/row_ranges_cpu.h"
 
 namespace quantd::formats {
 namespace {
@@ -62,17 +67,93 @@ kernels::IntegerGrid LayFullRange(float low, float high,
   return grid;
 }
 
+// The smallest and the largest value of each row, float32 [rows] on the CPU.
+struct Ends {
+  at::Tensor low;
+  at::Tensor high;
+};
+
+kernels::Rows RowsOf(const at::Tensor& values) {
+  return {values.size(0), values.size(1), values.const_data_ptr<float>()};
+}
+
+Ends EndsOf(const at::Tensor& values) {
+  if (!values.is_cpu()) return {values.amin(1).cpu(), values.amax(1).cpu()};
+  const at::Tensor source = values.contiguous();
+  const kernels::Rows rows = RowsOf(source);
+  const Ends ends = {at::empty({rows.rows}), at::empty({rows.rows})};
+  float* low = ends.low.mutable_data_ptr<float>();
+  float* high = ends.high.mutable_data_ptr<float>();
+  at::parallel_for(0, rows.rows, kernels::RowsPerThread(rows.columns),
+                   [&](int64_t first, int64_t last) {
+                     kernels::RowRanges(rows.Slice(first, last), low + first,
+                                        high + first);
+                   });
+  return ends;
+}
+
 // The grids of ranges that are `part` of [low, high], float32 [rows].
 Grid LayGrids(const at::Tensor& low, const at::Tensor& high, float part,
               const IntegerGridOptions& options) {
   Grid grid{at::empty_like(low), at::empty_like(low)};
-  for (int64_t r = 0; r < low.size(0); ++r) {
-    const kernels::IntegerGrid chosen =
-        LayGrid(part * low.const_data_ptr<float>()[r],
-                part * high.const_data_ptr<float>()[r], options);
-    grid.scale.mutable_data_ptr<float>()[r] = chosen.scale;
-    grid.zero.mutable_data_ptr<float>()[r] = chosen.zero;
+  const float* from = low.const_data_ptr<float>();
+  const float* to = high.const_data_ptr<float>();
+  float* scale = grid.scale.mutable_data_ptr<float>();
+  float* zero = grid.zero.mutable_data_ptr<float>();
+  constexpr int64_t kGrain = 4096;
+  at::parallel_for(0, low.size(0), kGrain, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const kernels::IntegerGrid chosen =
+          LayGrid(part * from[r], part * to[r], options);
+      scale[r] = chosen.scale;
+      zero[r] = chosen.zero;
+    }
+  });
+  return grid;
+}
+
+float TriedPart(int i) {
+  return static_cast<float>(1 - static_cast<double>(i) / kSteps);
+}
+
+// The first of the tried grids with the least error, for rows [first, last).
+void SearchRows(const at::Tensor& values, const Ends& ends,
+                const IntegerGridOptions& options, int64_t first, int64_t last,
+                const Grid& grid) {
+  const kernels::Rows rows = RowsOf(values);
+  kernels::GridChoice choice{.scales = std::vector<float>(kTried),
+                             .zeros = std::vector<float>(kTried),
+                             .max_code = options.rule.max_code,
+                             .norm = static_cast<float>(options.norm)};
+  for (int64_t r = first; r < last; ++r) {
+    for (int i = 0; i < kTried; ++i) {
+      const kernels::IntegerGrid tried =
+          LayGrid(TriedPart(i) * ends.low.const_data_ptr<float>()[r],
+                  TriedPart(i) * ends.high.const_data_ptr<float>()[r], options);
+      choice.scales[i] = tried.scale;
+      choice.zeros[i] = tried.zero;
+    }
+    if (options.importance.defined()) {
+      choice.importance = options.importance.const_data_ptr<float>() +
+                          r % options.importance.size(0) * rows.columns;
+    }
+    const int64_t best = kernels::LeastErrorGrid(rows.values + r * rows.columns,
+                                                 rows.columns, choice);
+    grid.scale.mutable_data_ptr<float>()[r] = choice.scales[best];
+    grid.zero.mutable_data_ptr<float>()[r] = choice.zeros[best];
   }
+}
+
+Grid SearchOnCpu(const at::Tensor& values, const Ends& ends,
+                 const IntegerGridOptions& options) {
+  const at::Tensor source = values.contiguous();
+  IntegerGridOptions own = options;
+  if (own.importance.defined()) own.importance = own.importance.contiguous();
+  const Grid grid{at::empty_like(ends.low), at::empty_like(ends.low)};
+  // Some tens of microseconds to a row.
+  at::parallel_for(0, source.size(0), 8, [&](int64_t first, int64_t last) {
+    SearchRows(source, ends, own, first, last, grid);
+  });
   return grid;
 }
 
@@ -100,8 +181,7 @@ Grid SearchGrids(const at::Tensor& values, const at::Tensor& low,
   Grid best = LayGrids(low, high, 1, options);
   at::Tensor least = PowerError(values, best, options);
   for (int i = 1; i < kTried; ++i) {
-    const float part = static_cast<float>(1 - static_cast<double>(i) / kSteps);
-    const Grid grid = LayGrids(low, high, part, options);
+    const Grid grid = LayGrids(low, high, TriedPart(i), options);
     const at::Tensor error = PowerError(values, grid, options);
     const at::Tensor better = error.lt(least);
     best.scale = at::where(better, grid.scale, best.scale);
@@ -142,21 +222,40 @@ kernels::IntegerGrid LayGrid(float low, float high,
   return LayAwq(low, high, options.rule);
 }
 
+at::Tensor RoundToIntegers(const at::Tensor& values, const Grid& grid,
+                           int32_t max_code) {
+  const at::Tensor source = values.contiguous();
+  const at::Tensor scales = grid.scale.to(at::kFloat).contiguous();
+  const at::Tensor zeros = grid.zero.to(at::kFloat).contiguous();
+  const at::Tensor codes = at::empty_like(source, at::kByte);
+  const kernels::Rows rows = RowsOf(source);
+  const float* scale = scales.const_data_ptr<float>();
+  const float* zero = zeros.const_data_ptr<float>();
+  uint8_t* to = codes.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows.rows, kernels::RowsPerThread(rows.columns),
+                   [&](int64_t first, int64_t last) {
+                     kernels::RoundToGrids(rows.Slice(first, last),
+                                           scale + first, zero + first,
+                                           max_code, to + first * rows.columns);
+                   });
+  return codes;
+}
+
 Grid ChooseIntegerGrids(const at::Tensor& values,
                         const IntegerGridOptions& options) {
-  const at::Tensor low = values.amin(1).cpu();
-  const at::Tensor high = values.amax(1).cpu();
-  if (!options.clip) return LayGrids(low, high, 1, options);
-  Grid grid{at::empty_like(low), at::empty_like(low)};
+  const Ends ends = EndsOf(values);
+  if (!options.clip) return LayGrids(ends.low, ends.high, 1, options);
+  if (values.is_cpu()) return SearchOnCpu(values, ends, options);
+  Grid grid{at::empty_like(ends.low), at::empty_like(ends.low)};
   const int64_t rows = values.size(0);
   const int64_t step = std::max<int64_t>(1, kWeightsAtATime / values.size(1));
   for (int64_t begin = 0; begin < rows; begin += step) {
     const int64_t count = std::min(step, rows - begin);
     IntegerGridOptions own = options;
     own.importance = ImportanceOf(options.importance, begin, count);
-    const Grid part =
-        SearchGrids(values.narrow(0, begin, count), low.narrow(0, begin, count),
-                    high.narrow(0, begin, count), own);
+    const Grid part = SearchGrids(values.narrow(0, begin, count),
+                                  ends.low.narrow(0, begin, count),
+                                  ends.high.narrow(0, begin, count), own);
     grid.scale.narrow(0, begin, count).copy_(part.scale);
     grid.zero.narrow(0, begin, count).copy_(part.zero);
   }

@@ -38,6 +38,11 @@ struct IntegerGridOptions {
 kernels::IntegerGrid LayGrid(float low, float high,
                              const IntegerGridOptions& options);
 
+// uint8 [rows, group]: the codes nearest to `values`, float32 [rows, group],
+// on the grids of their rows. All on the CPU.
+at::Tensor RoundToIntegers(const at::Tensor& values, const Grid& grid,
+                           int32_t max_code);
+
 // The grid of each row of `values`, float32 [rows, group] and finite; on the
 // CPU.
 Grid ChooseIntegerGrids(const at::Tensor& values,

@@ -2,6 +2,7 @@
 #include "worker/formats/level_format.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/maximum.h>
@@ -14,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
-#include "worker/kernels/levels_cpu.h"
+#include "worker/kernels/row_ranges_cpu.h"
 
 namespace quantd::formats {
 namespace {
@@ -75,15 +76,45 @@ std::vector<Level> FloatLevels(int exponent_bits, int mantissa_bits, int bias,
   return levels;
 }
 
-LevelTable::LevelTable(int bits, const kernels::LevelGridRule& rule,
+kernels::LevelLookup MakeFloatTable(int exponent_bits, int mantissa_bits,
+                                    int bias, float largest) {
+  kernels::LevelLookup table;
+  table.rule =
+      MakeLevelRule(FloatLevels(exponent_bits, mantissa_bits, bias, largest),
+                    Ties::kToEvenCode);
+  table.spacing = {.kind = kernels::LevelSpacing::Kind::kFloat,
+                   .largest = largest,
+                   .exponent_bits = exponent_bits,
+                   .mantissa_bits = mantissa_bits,
+                   .least_exponent = 1 - bias};
+  return table;
+}
+
+at::Tensor LargestMagnitudes(const at::Tensor& rows) {
+  if (!rows.is_cpu()) {
+    return at::maximum(rows.amax(1), rows.amin(1).neg()).cpu();
+  }
+  const at::Tensor source = rows.contiguous();
+  const kernels::Rows all = {source.size(0), source.size(1),
+                             source.const_data_ptr<float>()};
+  const at::Tensor largest = at::empty({all.rows});
+  float* to = largest.mutable_data_ptr<float>();
+  at::parallel_for(0, all.rows, kernels::RowsPerThread(all.columns),
+                   [&](int64_t first, int64_t last) {
+                     kernels::RowMagnitudes(all.Slice(first, last), to + first);
+                   });
+  return largest;
+}
+
+LevelTable::LevelTable(int bits, const kernels::LevelLookup& table,
                        int64_t fixed_group_size)
-    : bits_(bits), rule_(rule), fixed_group_size_(fixed_group_size) {
+    : bits_(bits), table_(table), fixed_group_size_(fixed_group_size) {
   levels_ = at::full({int64_t{1} << bits},
                      std::numeric_limits<double>::quiet_NaN(), at::kFloat);
-  for (int32_t i = 0; i < rule_.size; ++i) {
-    const uint8_t code = rule_.codes[i];
-    levels_.data_ptr<float>()[code] = rule_.levels[code];
-    largest_ = std::max(largest_, rule_.levels[code]);
+  for (int32_t i = 0; i < table_.rule.size; ++i) {
+    const uint8_t code = table_.rule.codes[i];
+    levels_.data_ptr<float>()[code] = table_.rule.levels[code];
+    largest_ = std::max(largest_, table_.rule.levels[code]);
   }
 }
 
@@ -107,12 +138,19 @@ absl::Status LevelTable::CheckLayout(const WeightSpec& spec) const {
 absl::StatusOr<Grid> LevelFormat::ChooseGrid(const at::Tensor& values,
                                              const WeightSpec& spec,
                                              float tensor_scale) const {
-  RETURN_IF_ERROR(CheckWeight(values));
   ASSIGN_OR_RETURN(const ScaleRule rule, MakeScaleRule(spec, tensor_scale));
   Grid grid;
-  grid.scale = at::maximum(values.amax(1), values.amin(1).neg()).cpu();
+  grid.scale = LargestMagnitudes(values);
   float* scales = grid.scale.mutable_data_ptr<float>();
-  std::transform(scales, scales + grid.scale.numel(), scales, rule);
+  const int64_t count = grid.scale.numel();
+  if (!std::all_of(scales, scales + count,
+                   [](float amax) { return std::isfinite(amax); })) {
+    return CheckWeight(values);
+  }
+  constexpr int64_t kGrain = 2048;
+  at::parallel_for(0, count, kGrain, [&](int64_t first, int64_t last) {
+    rule(scales + first, last - first);
+  });
   return grid;
 }
 
@@ -125,12 +163,12 @@ at::Tensor LevelTable::Nearest(const at::Tensor& values,
   const float* scale = scales.const_data_ptr<float>();
   uint8_t* to = codes.mutable_data_ptr<uint8_t>();
   const int64_t columns = source.size(1);
-  // A thread should get tens of thousands of values or it is not worth waking.
-  const int64_t grain = std::max<int64_t>(1, 32768 / columns);
-  at::parallel_for(0, source.size(0), grain, [&](int64_t first, int64_t last) {
-    kernels::RoundToLevels(from + first * columns, last - first, columns,
-                           scale + first, rule_, to + first * columns);
-  });
+  at::parallel_for(0, source.size(0), kernels::RowsPerThread(columns),
+                   [&](int64_t first, int64_t last) {
+                     kernels::RoundToLevels(
+                         from + first * columns, last - first, columns,
+                         scale + first, table_, to + first * columns);
+                   });
   return codes.to(values.device());
 }
 

@@ -11,6 +11,7 @@
 
 #include "worker/formats/format.h"
 #include "worker/kernels/level_grid.h"
+#include "worker/kernels/levels_cpu.h"
 
 namespace quantd::formats {
 
@@ -39,16 +40,26 @@ kernels::LevelGridRule MakeLevelRule(const std::vector<Level>& levels,
 std::vector<Level> FloatLevels(int exponent_bits, int mantissa_bits, int bias,
                                float largest);
 
+// The table of such a type, ties to even codes. At least one bit of mantissa.
+kernels::LevelLookup MakeFloatTable(int exponent_bits, int mantissa_bits,
+                                    int bias, float largest);
+
+// float32 [rows] on the CPU: the largest |x| of each row of a float32 matrix;
+// not finite where a value of the row is not.
+at::Tensor LargestMagnitudes(const at::Tensor& rows);
+
 // All of such a format but the choice of its grids.
 class LevelTable : public Format {
  public:
   // `fixed_group_size` 0: any group size will do.
-  LevelTable(int bits, const kernels::LevelGridRule& rule,
+  LevelTable(int bits, const kernels::LevelLookup& table,
              int64_t fixed_group_size);
 
   int bits() const override { return bits_; }
   const at::Tensor& levels() const override { return levels_; }
-  const kernels::LevelGridRule* level_rule() const override { return &rule_; }
+  const kernels::LevelGridRule* level_rule() const override {
+    return &table_.rule;
+  }
   int64_t fixed_group_size() const override { return fixed_group_size_; }
   absl::Status CheckLayout(const WeightSpec& spec) const override;
   at::Tensor Nearest(const at::Tensor& values, const Grid& grid) const override;
@@ -57,14 +68,15 @@ class LevelTable : public Format {
 
  private:
   const int bits_;
-  const kernels::LevelGridRule rule_;
+  const kernels::LevelLookup table_;
   const int64_t fixed_group_size_;
   at::Tensor levels_;
   float largest_ = 0;
 };
 
-// The scale of a group from the largest magnitude in it, which is finite.
-using ScaleRule = std::function<float(float)>;
+// Makes scales of groups out of their largest magnitudes, which are finite:
+// `count` of them, in place.
+using ScaleRule = std::function<void(float* values, int64_t count)>;
 
 // Levels around 0, whose scale follows from a group's largest magnitude.
 class LevelFormat : public LevelTable {

@@ -44,10 +44,15 @@ std::vector<Level> IntegerLevels() {
   return levels;
 }
 
-std::vector<Level> LevelsOf(const ElementType& type) {
-  if (type.exponent_bits == 0) return IntegerLevels();
-  return FloatLevels(type.exponent_bits, type.mantissa_bits, type.bias,
-                     type.largest);
+kernels::LevelLookup TableOf(const ElementType& type) {
+  if (type.exponent_bits != 0) {
+    return MakeFloatTable(type.exponent_bits, type.mantissa_bits, type.bias,
+                          type.largest);
+  }
+  return {.rule = MakeLevelRule(IntegerLevels(), Ties::kToEvenCode),
+          .spacing = {.kind = kernels::LevelSpacing::Kind::kEven,
+                      .largest = type.largest,
+                      .per_unit = 64}};
 }
 
 // floor(log2 x), x > 0.
@@ -73,13 +78,28 @@ int RoundedLog2(double x, int bits) {
 
 // The exponent of the shared scale for a block whose largest magnitude is
 // `amax` > 0, before it is brought into E8M0's range.
-int SharedExponent(const std::string& rule, const ElementType& type,
-                   double amax) {
-  if (rule == "floor") return FloorLog2(amax) - type.largest_exponent;
-  if (rule == "ceil") return CeilLog2(amax) - type.largest_exponent;
-  // The quotient is never so close to a power of two that a double hides it.
-  if (rule == "rceil") return CeilLog2(amax / type.largest);
-  return RoundedLog2(amax, type.even_bits) - type.largest_exponent;
+using ExponentRule = int (*)(const ElementType& type, double amax);
+
+ExponentRule FindExponentRule(const std::string& rule) {
+  if (rule == "floor") {
+    return [](const ElementType& type, double amax) {
+      return FloorLog2(amax) - type.largest_exponent;
+    };
+  }
+  if (rule == "ceil") {
+    return [](const ElementType& type, double amax) {
+      return CeilLog2(amax) - type.largest_exponent;
+    };
+  }
+  if (rule == "rceil") {
+    // The quotient is never so close to a power of two that a double hides it.
+    return [](const ElementType& type, double amax) {
+      return CeilLog2(amax / type.largest);
+    };
+  }
+  return [](const ElementType& type, double amax) {
+    return RoundedLog2(amax, type.even_bits) - type.largest_exponent;
+  };
 }
 
 class MxFormat : public LevelFormat {
@@ -88,7 +108,7 @@ class MxFormat : public LevelFormat {
       : LevelFormat(type.exponent_bits == 0
                         ? 8
                         : 1 + type.exponent_bits + type.mantissa_bits,
-                    MakeLevelRule(LevelsOf(type), Ties::kToEvenCode), kBlock),
+                    TableOf(type), kBlock),
         type_(type) {}
 
   double BitsPerWeight(const WeightSpec&, int64_t in_features) const override {
@@ -102,11 +122,12 @@ class MxFormat : public LevelFormat {
     // Up to here the largest level is a float32 number.
     const int most =
         FloorLog2(std::numeric_limits<float>::max() / double{type_.largest});
-    return [rule = params.GetString("scale_rule"), type = type_,
-            most](float amax) {
-      int exponent = -kScaleBias;
-      if (amax > 0) exponent = SharedExponent(rule, type, amax);
-      return std::ldexp(1.0f, std::clamp(exponent, -kScaleBias, most));
+    return [rule = FindExponentRule(params.GetString("scale_rule")),
+            type = type_, most](float* values, int64_t count) {
+      std::transform(values, values + count, values, [&](float amax) {
+        const int exponent = amax > 0 ? rule(type, amax) : -kScaleBias;
+        return std::ldexp(1.0f, std::clamp(exponent, -kScaleBias, most));
+      });
     };
   }
 

@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "proto/base/status_macros.h"
 #include "worker/formats/format.h"
 #include "worker/formats/level_format.h"
+#include "worker/kernels/levels_cpu.h"
 
 namespace quantd::formats {
 namespace {
@@ -26,17 +28,26 @@ constexpr float kLargestScaleOfSix = 256;
 // In place of a block scale that rounds to 0, as compressed-tensors has it.
 constexpr float kScaleForZero = 0.125f;
 
-const kernels::LevelGridRule& ScaleTable() {
-  static const auto& table = *new kernels::LevelGridRule(
-      MakeLevelRule(FloatLevels(4, 3, 7, kLargestScale), Ties::kToEvenCode));
+const kernels::LevelLookup& ScaleTable() {
+  static const auto& table =
+      *new kernels::LevelLookup(MakeFloatTable(4, 3, 7, kLargestScale));
   return table;
 }
 
-// `scale` >= 0 as a block stores it.
-float RoundBlockScale(float scale) {
-  const float rounded =
-      ScaleTable().levels[kernels::NearestLevel(scale, ScaleTable())];
-  return rounded == 0 ? kScaleForZero : rounded;
+// The E4M3 codes nearest to `scales`.
+void CodesOfScales(const float* scales, int64_t count, uint8_t* codes) {
+  constexpr float kOne = 1;
+  kernels::RoundToLevels(scales, 1, count, &kOne, ScaleTable(), codes);
+}
+
+// `scales` >= 0 as blocks store them, in place.
+void RoundBlockScales(float* scales, int64_t count) {
+  std::vector<uint8_t> codes(count);
+  CodesOfScales(scales, count, codes.data());
+  std::transform(codes.begin(), codes.end(), scales, [](uint8_t code) {
+    const float rounded = ScaleTable().rule.levels[code];
+    return rounded == 0 ? kScaleForZero : rounded;
+  });
 }
 
 // Scales are those of the blocks divided by `tensor_scale`, the float32 of the
@@ -44,10 +55,7 @@ float RoundBlockScale(float scale) {
 class Nvfp4Format : public LevelFormat {
  public:
   Nvfp4Format()
-      : LevelFormat(4,
-                    MakeLevelRule(FloatLevels(2, 1, 1, kLargestElement),
-                                  Ties::kToEvenCode),
-                    kBlock) {}
+      : LevelFormat(4, MakeFloatTable(2, 1, 1, kLargestElement), kBlock) {}
 
   double BitsPerWeight(const WeightSpec&, int64_t in_features) const override {
     return bits() + GroupShare(in_features, kBlock, kScaleBits);
@@ -58,8 +66,8 @@ class Nvfp4Format : public LevelFormat {
                     const WeightSpec& spec) const override {
     const auto params = ParamsOf(spec);
     const bool four = params.ok() && params->GetBool("four_or_six");
-    const float amax =
-        std::max(weight.abs().max().item<float>(), spec.shared_range);
+    const float amax = std::max(LargestMagnitudes(weight).max().item<float>(),
+                                spec.shared_range);
     if (amax == 0) return 1;
     const float range =
         kLargestElement * (four ? kLargestScaleOfSix : kLargestScale);
@@ -73,12 +81,9 @@ class Nvfp4Format : public LevelFormat {
     ASSIGN_OR_RETURN(const Grid six,
                      LevelFormat::ChooseGrid(values, spec, tensor_scale));
     if (!params.GetBool("four_or_six")) return six;
-    Grid four{six.scale.clone(), at::Tensor()};
-    const ScaleRule rule = ScaleFor(4, tensor_scale);
-    const at::Tensor amax = values.abs().amax(1).cpu();
-    std::transform(amax.const_data_ptr<float>(),
-                   amax.const_data_ptr<float>() + amax.numel(),
-                   four.scale.mutable_data_ptr<float>(), rule);
+    const Grid four{LargestMagnitudes(values), at::Tensor()};
+    ScaleFor(4, tensor_scale)(four.scale.mutable_data_ptr<float>(),
+                              four.scale.numel());
     const at::Tensor better = Error(values, four).lt(Error(values, six));
     return Grid{at::where(better, four.scale, six.scale), at::Tensor()};
   }
@@ -89,10 +94,8 @@ class Nvfp4Format : public LevelFormat {
     // next to it.
     const at::Tensor scales = linear->scales.mul(tensor_scale).contiguous();
     at::Tensor codes = at::full(scales.sizes(), 0, at::kByte);
-    for (int64_t i = 0; i < scales.numel(); ++i) {
-      codes.mutable_data_ptr<uint8_t>()[i] = kernels::NearestLevel(
-          scales.const_data_ptr<float>()[i], ScaleTable());
-    }
+    CodesOfScales(scales.const_data_ptr<float>(), scales.numel(),
+                  codes.mutable_data_ptr<uint8_t>());
     linear->parts["block_scales"] = codes;
     linear->parts["tensor_scale"] = at::full({1}, tensor_scale);
     return absl::OkStatus();
@@ -107,8 +110,12 @@ class Nvfp4Format : public LevelFormat {
  private:
   // Puts the largest magnitude of a block at `level`.
   static ScaleRule ScaleFor(float level, float tensor_scale) {
-    return [level, tensor_scale](float amax) {
-      return RoundBlockScale(tensor_scale * (amax / level)) / tensor_scale;
+    return [level, tensor_scale](float* values, int64_t count) {
+      std::transform(values, values + count, values,
+                     [&](float amax) { return tensor_scale * (amax / level); });
+      RoundBlockScales(values, count);
+      std::transform(values, values + count, values,
+                     [&](float scale) { return scale / tensor_scale; });
     };
   }
 

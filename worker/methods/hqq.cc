@@ -3,6 +3,7 @@
 // min-max grid given, moves the zero points so that the |w - w^|^p, p < 1, of a
 // group become small; needs no data. docs/methods/hqq.md has the equations and
 // where we differ from the published code.
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -20,6 +21,7 @@
 #include "proto/base/error.h"
 #include "proto/base/status_macros.h"
 #include "worker/kernels/integer_grid.h"
+#include "worker/kernels/zero_points_cpu.h"
 #include "worker/methods/method.h"
 
 namespace quantd::methods {
@@ -201,14 +203,6 @@ struct Slab {
   at::Tensor scales;
   at::Tensor zeros;
 
-  Slab Rows(int64_t begin, int64_t end) const {
-    return {weight.slice(0, begin, end), codes.slice(0, begin, end),
-            scales.slice(0, begin, end), zeros.slice(0, begin, end)};
-  }
-  Slab Columns(int64_t begin, int64_t end) const {
-    return {weight.slice(1, begin, end), codes.slice(1, begin, end),
-            scales.slice(1, begin, end), zeros.slice(1, begin, end)};
-  }
   // The same weights with the groups of axis 0 as columns.
   Slab Folded(int64_t group_size) const {
     return {weight.reshape({group_size, -1}), codes.view({group_size, -1}),
@@ -221,6 +215,40 @@ struct ColumnRange {
   int64_t end = 0;
   int64_t group_size = 0;
 };
+
+// `weight` [groups, size], as are `codes`; all contiguous.
+void SolveGroups(const kernels::ZeroPointRule& rule, const at::Tensor& weight,
+                 const at::Tensor& codes, const at::Tensor& scales,
+                 const at::Tensor& zeros) {
+  const at::Tensor inverses = at::empty_like(scales);
+  const kernels::ZeroPointGroups all = {
+      .groups = weight.size(0),
+      .size = weight.size(1),
+      .weight = weight.const_data_ptr<float>(),
+      .scales = scales.mutable_data_ptr<float>(),
+      .inverses = inverses.mutable_data_ptr<float>(),
+      .zeros = zeros.mutable_data_ptr<float>()};
+  uint8_t* to = codes.mutable_data_ptr<uint8_t>();
+  const auto in_parallel = [&](const auto& body) {
+    const int64_t grain = std::max<int64_t>(1, 4096 / all.size);
+    at::parallel_for(0, all.groups, grain, [&](int64_t first, int64_t last) {
+      kernels::ZeroPointGroups some = all;
+      some.groups = last - first;
+      some.weight += first * all.size;
+      some.scales += first;
+      some.inverses += first;
+      some.zeros += first;
+      body(some, to + first * all.size);
+    });
+  };
+  in_parallel([&](const kernels::ZeroPointGroups& some, uint8_t*) {
+    kernels::SolveZeroPoints(some, rule);
+  });
+  zeros.copy_(StoredZero(zeros, rule.scale_type));
+  in_parallel([&](const kernels::ZeroPointGroups& some, uint8_t* some_codes) {
+    kernels::RoundToZeroPoints(some, rule.max_code, some_codes);
+  });
+}
 
 class HqqMethod : public Method {
  public:
@@ -238,9 +266,8 @@ class HqqMethod : public Method {
   absl::Status SolveColumns(const Grids& grids, const Slab& rows,
                             const ColumnRange& range,
                             const base::CancelToken& cancel) const;
-  absl::Status SolveFolded(const Grids& grids, const Slab& folded,
-                           const base::CancelToken& cancel) const;
-  absl::Status Solve(const base::CancelToken& cancel, Groups* groups) const;
+  absl::Status SolveApart(const Grids& grids, const Slab& slab,
+                          const base::CancelToken& cancel) const;
   absl::Status SolveTogether(const base::CancelToken& cancel,
                              Groups* groups) const;
   bool RoundsZero(int bits) const {
@@ -253,22 +280,31 @@ class HqqMethod : public Method {
 
 // Every group keeps the zero point of its least sum of |w - w^|, so that none
 // is worse than its min-max grid.
-absl::Status HqqMethod::Solve(const base::CancelToken& cancel,
-                              Groups* groups) const {
-  at::Tensor zero = groups->zero;
-  at::Tensor best = at::full_like(zero, std::numeric_limits<float>::infinity());
-  double beta = options_.beta;
-  // One turn more, to judge what the last step found.
-  for (int64_t i = 0; i <= options_.iterations; ++i) {
+absl::Status HqqMethod::SolveApart(const Grids& grids, const Slab& slab,
+                                   const base::CancelToken& cancel) const {
+  kernels::ZeroPointRule rule{.max_code = grids.max_code,
+                              .scale_type = grids.scale_type,
+                              .round_first = grids.round_zero,
+                              .exponent = static_cast<float>(options_.lp_norm)};
+  kernels::SetSteps(options_.iterations, options_.beta, options_.kappa, &rule);
+  const bool down = options_.axis == 0;
+  const at::Tensor weight = (down ? slab.weight.t() : slab.weight).contiguous();
+  const int64_t size = weight.size(1);
+  // Some milliseconds to a call, whatever the number of steps.
+  const int64_t at_a_time = std::max<int64_t>(
+      1, (int64_t{1} << 25) / ((options_.iterations + 1) * size));
+  const at::Tensor codes = at::empty(weight.sizes(), at::kByte);
+  const at::Tensor scales = at::empty({weight.size(0)}, at::kFloat);
+  const at::Tensor zeros = at::empty_like(scales);
+  for (int64_t g = 0; g < weight.size(0); g += at_a_time) {
     RETURN_IF_ERROR(cancel.Check());
-    const Step step = Advance(*groups, zero, beta, options_.lp_norm);
-    const at::Tensor error = step.error.sum(groups->dim, /*keepdim=*/true);
-    const at::Tensor better = error.lt(best);
-    best = at::where(better, error, best);
-    groups->zero = at::where(better, zero, groups->zero);
-    zero = step.zero;
-    beta *= options_.kappa;
+    const int64_t n = std::min(at_a_time, weight.size(0) - g);
+    SolveGroups(rule, weight.narrow(0, g, n), codes.narrow(0, g, n),
+                scales.narrow(0, g, n), zeros.narrow(0, g, n));
   }
+  slab.codes.copy_((down ? codes.t() : codes).reshape(slab.codes.sizes()));
+  slab.scales.copy_(scales.view(slab.scales.sizes()));
+  slab.zeros.copy_(zeros.view(slab.zeros.sizes()));
   return absl::OkStatus();
 }
 
@@ -326,28 +362,15 @@ formats::QuantizedLinear EmptyLinear(const LinearProblem& problem, int64_t axis,
 
 absl::Status HqqMethod::SolveSlab(const Grids& grids, const Slab& slab,
                                   const base::CancelToken& cancel) const {
+  if (options_.keep_best) return SolveApart(grids, slab, cancel);
   Groups groups =
       MinMax(slab.weight, options_.axis, grids.max_code, grids.scale_type);
   if (grids.round_zero) groups.zero.round_();
-  RETURN_IF_ERROR(options_.keep_best ? Solve(cancel, &groups)
-                                     : SolveTogether(cancel, &groups));
+  RETURN_IF_ERROR(SolveTogether(cancel, &groups));
   const at::Tensor zero = StoredZero(groups.zero, grids.scale_type);
   slab.codes.copy_(groups.Codes(zero).view(slab.codes.sizes()));
   slab.scales.copy_(groups.scale.view(slab.scales.sizes()));
   slab.zeros.copy_(zero.view(slab.zeros.sizes()));
-  return absl::OkStatus();
-}
-
-// Groups that are columns.
-absl::Status HqqMethod::SolveFolded(const Grids& grids, const Slab& folded,
-                                    const base::CancelToken& cancel) const {
-  const int64_t groups = folded.weight.size(1);
-  const int64_t step =
-      options_.keep_best ? GroupsAtATime(folded.weight.size(0)) : groups;
-  for (int64_t begin = 0; begin < groups; begin += step) {
-    RETURN_IF_ERROR(SolveSlab(
-        grids, folded.Columns(begin, std::min(begin + step, groups)), cancel));
-  }
   return absl::OkStatus();
 }
 
@@ -389,17 +412,12 @@ absl::StatusOr<LinearSolution> HqqMethod::QuantizeLinear(
   const Slab all = {weight, solution.linear.codes, solution.linear.scales,
                     solution.linear.zeros};
   if (options_.axis == 0) {
-    RETURN_IF_ERROR(SolveFolded(grids, all.Folded(group_size), cancel));
+    RETURN_IF_ERROR(SolveSlab(grids, all.Folded(group_size), cancel));
     return solution;
   }
   const int64_t whole = in / group_size * group_size;
-  const int64_t step =
-      options_.keep_best ? std::max<int64_t>(1, kWeightsAtATime / in) : out;
-  for (int64_t r = 0; r < out; r += step) {
-    const Slab rows = all.Rows(r, std::min(r + step, out));
-    RETURN_IF_ERROR(SolveColumns(grids, rows, {0, whole, group_size}, cancel));
-    RETURN_IF_ERROR(SolveColumns(grids, rows, {whole, in, group_size}, cancel));
-  }
+  RETURN_IF_ERROR(SolveColumns(grids, all, {0, whole, group_size}, cancel));
+  RETURN_IF_ERROR(SolveColumns(grids, all, {whole, in, group_size}, cancel));
   return solution;
 }
 

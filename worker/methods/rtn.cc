@@ -46,9 +46,9 @@ class RtnMethod : public Method {
       const LinearProblem& problem,
       const base::CancelToken& cancel) const override {
     RETURN_IF_ERROR(cancel.Check());
-    RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
     formats::WeightSpec spec = problem.spec;
     if (by_inputs_) {
+      RETURN_IF_ERROR(formats::CheckWeight(problem.weight));
       RETURN_IF_ERROR(FindIntegerFormat(spec, "rtn by inputs").status());
       const std::string trouble = SquaresProblem(problem);
       if (!trouble.empty()) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "worker/kernels/learned_rounding_cpu.h"
 #include "worker/methods/column_groups.h"
 #include "worker/methods/rounding_variables.h"
 
@@ -47,7 +48,8 @@ class SignedRounding : public RoundingVariables {
     at::Tensor high;
   };
   const Variables& variables() const { return now_; }
-  // The gradients by the variables, rounding taken for the identity.
+  // The gradients by the variables, rounding taken for the identity. Step uses
+  // it but for float32 on the CPU, where one pass does it all.
   Variables Gradients(const at::Tensor& gradient) const;
 
  private:
@@ -57,13 +59,34 @@ class SignedRounding : public RoundingVariables {
   };
   // By the format's own rule, from ranges that are drawn in.
   absl::StatusOr<Grids> ChooseGrids(const Variables& variables) const;
-  at::Tensor GradientByScale(const at::Tensor& gradient) const;
+  // All weights on their grids, [rows, in].
+  struct Placed {
+    at::Tensor scale;
+    at::Tensor units;   // weight / scale
+    at::Tensor level;   // code - zero
+    at::Tensor inside;  // 1 where the code was not cut to the grid, else 0.
+  };
+  Placed Place() const;
+  // What is summed over a group, [rows, groups]: the gradient by the scale,
+  // and the gradients of weights that were cut.
+  struct Sums {
+    at::Tensor by_scale;
+    at::Tensor cut;
+  };
+  Sums SumUp(const Placed& placed, const at::Tensor& gradient) const;
+  // Sets `by` of the ends of ranges.
+  void AddRanges(const Sums& sums, Variables* by) const;
+  // Moves the offsets by `size`, in one pass.
+  Sums MoveOffsets(const at::Tensor& gradient, double size);
+  kernels::GroupedRows Grouped() const;
 
   const SignedRoundingOptions options_;
   const formats::Format& format_;
   const formats::WeightSpec spec_;
   const ColumnGroups groups_;
   const at::Tensor weight_;
+  // float32 on the CPU.
+  const bool fused_;
   formats::QuantizedLinear linear_;
   // [rows, groups]: the range of the weights, with 0.
   at::Tensor min_;
@@ -71,12 +94,8 @@ class SignedRounding : public RoundingVariables {
   Variables now_;
   Variables best_;
   at::Tensor best_loss_;
-  // Of the newest Weight(): grids as [rows, groups], the rest as [rows, in].
+  // Of the newest Weight().
   Grids grids_;
-  at::Tensor scale_;
-  at::Tensor units_;   // weight / scale
-  at::Tensor level_;   // code - zero
-  at::Tensor inside_;  // 1 where the code was not cut to the grid, else 0.
 };
 
 }  // namespace quantd::methods

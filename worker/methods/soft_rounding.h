@@ -15,6 +15,8 @@
 #include "proto/spec/params.h"
 #include "quantd/v1/catalog.pb.h"
 #include "quantd/v1/recipe.pb.h"
+#include "worker/kernels/learned_rounding_cpu.h"
+#include "worker/methods/column_groups.h"
 #include "worker/methods/rounding_variables.h"
 
 namespace quantd::methods {
@@ -65,26 +67,37 @@ class SoftRounding : public RoundingVariables {
   // lambda * sum (1 - |2 h - 1|^beta) of the newest Weight().
   double Penalty(int64_t step) const;
   // The gradient of the whole objective, [rows, in], where `gradient` is the
-  // loss's at the newest Weight().
+  // loss's at the newest Weight(). Step uses it but for float32 on the CPU,
+  // where one pass does it all.
   at::Tensor Gradient(const at::Tensor& gradient, int64_t step) const;
   // v, [rows, in]; the share of the way up is clamp(1.2 sigmoid(v) - 0.1).
   at::Tensor& variables() { return v_; }
-  // h of the newest Weight().
-  const at::Tensor& share() const { return share_; }
 
  private:
+  // [rows, in]: the sigmoid, h and the code between codes.
+  struct Softened {
+    at::Tensor sigmoid;
+    at::Tensor share;
+    at::Tensor position;
+  };
+  Softened Soften() const;
+  kernels::GroupedRows Grouped() const;
+  // What the kernels are to know of `step`.
+  kernels::SoftStep StepAt(int64_t step) const;
+  kernels::SoftState FusedState();
+  void StepFused(const at::Tensor& gradient, int64_t step);
+
   const SoftRoundingOptions options_;
   const double max_code_;
   const double weights_in_loss_;
   formats::QuantizedLinear linear_;
-  at::Tensor scale_;  // All [rows, in].
-  at::Tensor zero_;
-  at::Tensor below_;  // The code below each weight.
+  const ColumnGroups groups_;
+  at::Tensor scales_;  // [rows, groups]
+  at::Tensor zeros_;
+  at::Tensor below_;  // [rows, in]: the code below each weight.
   at::Tensor v_;
-  // Of the newest Weight(): the sigmoid, h and the code between codes.
-  at::Tensor sigmoid_;
-  at::Tensor share_;
-  at::Tensor position_;
+  // float32 on the CPU.
+  bool fused_ = false;
   // Adam's moments.
   at::Tensor mean_;
   at::Tensor square_;

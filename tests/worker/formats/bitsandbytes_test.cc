@@ -207,7 +207,8 @@ at::Tensor LookedUp(const QuantizedLinear& linear, const at::Tensor& scales) {
     const float unit = 1.0f / absmax[i / kDynamicBlock].item<float>();
     const float step =
         std::nearbyint((rest[i].item<float>() * unit + 1) * 32767.5f);
-    codes[i] = kernels::NearestLevel(step / 32767.5f - 1, DynamicMapRule());
+    codes[i] =
+        kernels::NearestLevel(step / 32767.5f - 1, DynamicMapTable().rule);
   }
   return codes;
 }

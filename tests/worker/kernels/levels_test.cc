@@ -45,7 +45,7 @@ TEST(RoundToLevelsTest, VectorsRoundAsSingleValuesDo) {
         std::vector<float> values(3 * columns);
         for (float& value : values) value = uniform(bits);
         std::vector<uint8_t> codes(3 * columns + 1, 7);
-        RoundToLevels(values.data(), 3, columns, scales.data(), rule,
+        RoundToLevels(values.data(), 3, columns, scales.data(), {rule},
                       codes.data());
         for (int i = 0; i < 3 * columns; ++i) {
           const float scale = scales[i / columns];
@@ -67,7 +67,7 @@ TEST(RoundToLevelsTest, EndsTakeWhatLiesBeyond) {
   values[5] = std::nextafter(14.5f, 0.0f);
   std::vector<uint8_t> codes(16);
   const float scale = 1;
-  RoundToLevels(values.data(), 1, 16, &scale, rule, codes.data());
+  RoundToLevels(values.data(), 1, 16, &scale, {rule}, codes.data());
   EXPECT_EQ(codes[0], 240);
   EXPECT_EQ(codes[3], 255);
   EXPECT_EQ(codes[4], 240);

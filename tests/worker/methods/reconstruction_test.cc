@@ -270,6 +270,52 @@ TEST_P(GridTest, RowsGoBackToTheVariablesOfTheirLeastLoss) {
   EXPECT_TRUE(at::equal(finished[4], plain[4]));
 }
 
+// float32 goes through one pass of its own, float64 operator by operator.
+TEST_P(GridTest, SignedPassesDoWhatTheOperatorsDo) {
+  const SignedRoundingOptions options{
+      .iterations = 20, .learning_rate = 0.05, .minmax_learning_rate = 0.04};
+  SignedRounding fused = Signed(layer_.weight, options);
+  SignedRounding exact = Signed(exact_, options);
+  for (int64_t step = 0; step < 12; ++step) {
+    const at::Tensor weight = *fused.Weight();
+    EXPECT_TRUE(
+        at::allclose(weight.to(at::kDouble), *exact.Weight(), 1e-5, 1e-7))
+        << step;
+    const at::Tensor gradient = RandomNormal(12, 96, step);
+    fused.Step(gradient, step);
+    exact.Step(gradient.to(at::kDouble), step);
+    for (const auto part :
+         {&SignedRounding::Variables::offset, &SignedRounding::Variables::low,
+          &SignedRounding::Variables::high}) {
+      EXPECT_TRUE(at::allclose((fused.variables().*part).to(at::kDouble),
+                               exact.variables().*part, 0, 1e-6))
+          << step;
+    }
+  }
+}
+
+TEST_P(GridTest, SoftPassesDoWhatTheOperatorsDo) {
+  const SoftRoundingOptions options{
+      .iterations = 12, .learning_rate = 0.05, .lambda = 0.7, .warmup = 0.4};
+  SoftRounding exact = Soft(options);
+  SoftRounding fused({.weight = layer_.weight,
+                      .rounded = rounded_,
+                      .spec = spec_,
+                      .weights_in_loss = 96},
+                     7, options);
+  for (int64_t step = 0; step < 12; ++step) {
+    EXPECT_TRUE(at::allclose(fused.Weight()->to(at::kDouble), *exact.Weight(),
+                             1e-4, 1e-6))
+        << step;
+    const at::Tensor gradient = RandomNormal(12, 96, step);
+    fused.Step(gradient, step);
+    exact.Step(gradient.to(at::kDouble), step);
+    EXPECT_TRUE(at::allclose(fused.variables().to(at::kDouble),
+                             exact.variables(), 1e-4, 1e-4))
+        << step;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Grids, GridTest,
     testing::Combine(testing::Bool(), testing::Values(32, 40, -1)),
