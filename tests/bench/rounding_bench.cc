@@ -195,8 +195,11 @@ void CompareAwq(const Flags& flags, const at::Tensor& weight) {
   calibration::InputStatistics statistics;
   statistics.second.gram = at::mm(inputs.t(), inputs);
   const std::vector<transforms::Consumer> consumers = {
-      {"", weight, &spec, &statistics,
-       kernels::GramEnergy(weight, statistics.second.gram)}};
+      {.name = "",
+       .weight = weight,
+       .spec = &spec,
+       .inputs = &statistics,
+       .output_energy = kernels::GramEnergy(weight, statistics.second.gram)}};
   const at::Tensor gram = at::zeros({in, in});
   const auto round = [&] {
     return EagerPseudoQuantize(weight.mul(scale), 128).div_(scale);
