@@ -274,9 +274,20 @@ TEST_F(MixtureJobTest, OneMatrixAtATimeGivesTheSameBytes) {
   EXPECT_EQ(one.BlobDigests(), all.BlobDigests());
 }
 
+// Without the manifest, which says how many threads there were, and the float
+// head's logits, which a general library may sum in another order on more.
+std::vector<std::string> RoundedBytes(const LocalAgent& agent) {
+  std::vector<std::string> bytes;
+  for (const std::string& blob : agent.BlobDigests()) {
+    if (absl::StrContains(blob, " manifest ")) continue;
+    if (!absl::StrContains(blob, " probe ")) bytes.push_back(blob);
+  }
+  return bytes;
+}
+
 // A LocalAgent has one thread; experts are solved side by side on two, and on
 // nine the four of mixtral one after another.
-TEST_F(MixtureJobTest, ThreadsDoNotChangeTheBytes) {
+TEST_F(MixtureJobTest, ThreadsDoNotChangeWhatExpertsBecome) {
   for (const char* fixture : {"mixtral", "olmoe", "qwen3_moe"}) {
     SCOPED_TRACE(fixture);
     LocalAgent one(Job(fixture));
@@ -285,7 +296,7 @@ TEST_F(MixtureJobTest, ThreadsDoNotChangeTheBytes) {
       LocalAgent many(Job(fixture));
       at::set_num_threads(threads);
       ASSERT_TRUE(many.Run().ok());
-      EXPECT_EQ(many.BlobDigests(), one.BlobDigests()) << threads;
+      EXPECT_EQ(RoundedBytes(many), RoundedBytes(one)) << threads;
     }
   }
   at::set_num_threads(1);
@@ -465,8 +476,9 @@ TEST_F(MixtureJobTest, EveryMethodAndTransformTakesMixtures) {
     }
     for (const v1::Parameter& parameter : entry.params()) {
       if (parameter.name() != "iterations") continue;
-      (*recipe.mutable_method()->mutable_params())["iterations"].set_int_value(
-          3);
+      v1::Component& own =
+          transform ? *recipe.mutable_transforms(0) : *recipe.mutable_method();
+      (*own.mutable_params())["iterations"].set_int_value(3);
     }
     LocalAgent agent(spec);
     const auto result = agent.Run();
