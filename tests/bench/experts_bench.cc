@@ -99,7 +99,7 @@ class FixedBlock : public models::Block {
     return block_.linear(name);
   }
   void Replace(const std::string&, std::unique_ptr<models::Linear>) override {}
-  void RoundKeysAndValues(formats::RowRounding) override {}
+  void RoundKeysAndValues(formats::KvRounding) override {}
   void Begin(models::SequenceState* state) const override {
     block_.Begin(state);
   }

@@ -152,7 +152,7 @@ TEST_F(FittedTest, ACandidatesErrorHasOneTensorScaleForEachInput) {
       ProblemOf(opened_, *block_, folds_, specs_, inputs_);
   const base::CancelToken cancel;
   for (const models::ScaleFold& fold : folds_.scales) {
-    const auto consumers = QuantizedConsumers(fold, problem);
+    const auto consumers = *QuantizedConsumers(fold, problem, cancel);
     const at::Tensor scale = at::arange(1, fold.channels + 1).to(at::kFloat);
     const at::Tensor spread = fold.Spread(scale);
     WeightSpec joined = nvfp4;

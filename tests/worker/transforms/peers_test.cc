@@ -54,8 +54,10 @@ class PeerScalesTest : public testing::Test {
         const models::Stage& stage = block_->stages()[s];
         const auto inputs = block_->Inputs(static_cast<int64_t>(s), state);
         for (size_t l = 0; l < stage.linears.size(); ++l) {
-          sums.try_emplace(stage.linears[l], true, at::kCPU)
-              .first->second.Add(inputs[stage.input_of[l]]);
+          EXPECT_TRUE(sums.try_emplace(stage.linears[l], true, at::kCPU)
+                          .first->second
+                          .Add(inputs[stage.input_of[l]], base::CancelToken())
+                          .ok());
         }
         block_->Apply(static_cast<int64_t>(s), &state);
       }
@@ -162,7 +164,7 @@ TEST_F(PeerScalesTest, AwqLosesNoMoreThanThePeersScales) {
     for (const models::ScaleFold& fold : folds_.scales) {
       if (!fold.from_norm) continue;
       ++folds;
-      const auto consumers = QuantizedConsumers(fold, problem);
+      const auto consumers = *QuantizedConsumers(fold, problem, cancel);
       const auto loss = [&](const at::Tensor& scale) {
         return *RoundingLoss(consumers, fold.Spread(scale), cancel);
       };
