@@ -212,8 +212,9 @@ std::string JoinedName(const std::string& module) {
   return module;
 }
 
-// The peer computes in bfloat16.
-TEST(Nvfp4PeerTest, TensorScalesAreThoseOfThePeerInItsType) {
+// The peer multiplies the reciprocal of the largest magnitude by 2688, both in
+// bfloat16.
+TEST(Nvfp4PeerTest, TensorScalesAreThoseOfThePeerInItsArithmetic) {
   SKIP_WITHOUT_TEST_DATA();
   const auto source = ReadFixture("quantized/source_fp32/model.safetensors");
   for (const char* folder : {"llmc_nvfp4", "llmc_nvfp4a16"}) {
@@ -233,11 +234,16 @@ TEST(Nvfp4PeerTest, TensorScalesAreThoseOfThePeerInItsType) {
     for (const auto& [name, weights] : joined) ShareTensorScales(weights);
     EXPECT_EQ(specs.size(), 14u);
     for (const auto& [module, spec] : specs) {
+      const float stored =
+          peer.at(module + ".weight_global_scale").item<float>();
+      const at::Tensor reciprocal =
+          at::tensor(1 / spec.shared_range).to(at::kBFloat16);
+      EXPECT_EQ(reciprocal.mul(2688).item<float>(), stored) << module;
       const float ours =
           FormatOf("nvfp4").TensorScale(source.at(module + ".weight"), spec);
-      EXPECT_EQ(at::tensor(ours).to(at::kBFloat16).item<float>(),
-                peer.at(module + ".weight_global_scale").item<float>())
-          << module;
+      EXPECT_EQ(ours, 2688 / spec.shared_range);
+      // Two roundings to 8 bits of significand.
+      EXPECT_NEAR(ours / stored, 1, 0x1p-7) << module;
     }
   }
 }

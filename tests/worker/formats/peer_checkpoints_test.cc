@@ -424,8 +424,11 @@ TEST_P(GptqModelTest, GridsOfUnchangedWeightsAreThePeers) {
     WeightSpec spec =
         SpecOf(absl::StrCat("int", own.bits), own.group_size, "float16");
     spec.symmetric = own.symmetric;
-    const QuantizedLinear ours =
-        Grids(weight, peer.at(module + ".g_idx"), groups, spec);
+    const at::Tensor& index = peer.at(module + ".g_idx");
+    const QuantizedLinear ours = Grids(weight, index, groups, spec);
+    // Zero points come from scales before these are rounded to what is stored.
+    spec.scale_dtype = "float32";
+    const at::Tensor zero_points = Grids(weight, index, groups, spec).zeros;
     int64_t same = 0;
     for (int64_t g = 0; g < groups; ++g) {
       const bool zeros = own.planar || ours.zeros.select(1, g).equal(
