@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scales that llm-compressor moved from norms into linears, read off the norms
 // that it stored, beside those that ours choose from the same tokens.
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/minimum.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
@@ -75,6 +77,18 @@ class PeerScalesTest : public testing::Test {
     return ProblemOf(opened_, *block_, folds_, specs, inputs_);
   }
 
+  // What an input feature's values lie in, float32 [in] each.
+  struct Range {
+    at::Tensor low;
+    at::Tensor high;
+  };
+  static void Widen(const at::Tensor& rows, Range* range) {
+    const at::Tensor low = rows.amin(0);
+    const at::Tensor high = rows.amax(0);
+    range->low = range->low.defined() ? at::minimum(range->low, low) : low;
+    range->high = range->high.defined() ? at::maximum(range->high, high) : high;
+  }
+
   // What the gain of the fold's norm was divided by.
   at::Tensor Theirs(const models::ScaleFold& fold,
                     const checkpoints::TensorMap& peer) {
@@ -110,15 +124,17 @@ class PeerScalesTest : public testing::Test {
   std::unique_ptr<models::Block> block_;
   models::BlockFolds folds_;
   InputsByLinear inputs_;
+  std::map<std::string, Range> ranges_;
 };
 
 checkpoints::TensorMap ReadPeer(const std::string& folder) {
   return *checkpoints::ReadSafetensors(Fixture(folder + "/model.safetensors"));
 }
 
-// It ran in bfloat16, 8 bits of significand: maxima of inputs, scales and the
-// gains that they divide are each rounded to it.
-TEST_F(PeerScalesTest, SmoothQuantsAreThePeersUpToItsType) {
+// Where equation 4 has the largest |x|, the peer has half of max x - min x. It
+// ran in bfloat16, 8 bits of significand: inputs, scales and the gains that
+// they divide are each rounded to it.
+TEST_F(PeerScalesTest, SmoothQuantsAreThePeersButForItsRange) {
   const auto peer = ReadPeer("llmc_w8a8_int_sq_gptq");
   int folds = 0;
   for (int64_t i = 0; i < blocks(); ++i) {
@@ -129,7 +145,14 @@ TEST_F(PeerScalesTest, SmoothQuantsAreThePeersUpToItsType) {
       if (!fold.from_norm) continue;
       ++folds;
       const at::Tensor theirs = Theirs(fold, peer);
-      const at::Tensor off = Ours(fold, edits).div(theirs).sub(1).abs();
+      const Range& range = ranges_.at(fold.consumers.front());
+      const at::Tensor largest = at::maximum(range.high, range.low.neg());
+      const at::Tensor half = range.high.sub(range.low).div(2);
+      const at::Tensor off = Ours(fold, edits)
+                                 .mul(half.div(largest).sqrt())
+                                 .div(theirs)
+                                 .sub(1)
+                                 .abs();
       EXPECT_LT(off.max().item<float>(), 3 * 0x1p-8f);
       EXPECT_LT(off.mean().item<float>(), 0x1p-8f);
       // Rows of the smoothed weights, symmetric over 255 steps.
