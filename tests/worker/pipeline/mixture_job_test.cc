@@ -274,34 +274,6 @@ TEST_F(MixtureJobTest, OneMatrixAtATimeGivesTheSameBytes) {
   EXPECT_EQ(one.BlobDigests(), all.BlobDigests());
 }
 
-// Without the manifest, which says how many threads there were, and the float
-// head's logits, which a general library may sum in another order on more.
-std::vector<std::string> RoundedBytes(const LocalAgent& agent) {
-  std::vector<std::string> bytes;
-  for (const std::string& blob : agent.BlobDigests()) {
-    if (absl::StrContains(blob, " manifest ")) continue;
-    if (!absl::StrContains(blob, " probe ")) bytes.push_back(blob);
-  }
-  return bytes;
-}
-
-// A LocalAgent has one thread; experts are solved side by side on two, and on
-// nine the four of mixtral one after another.
-TEST_F(MixtureJobTest, ThreadsDoNotChangeWhatExpertsBecome) {
-  for (const char* fixture : {"mixtral", "olmoe", "qwen3_moe"}) {
-    SCOPED_TRACE(fixture);
-    LocalAgent one(Job(fixture));
-    ASSERT_TRUE(one.Run().ok());
-    for (const int threads : {2, 9}) {
-      LocalAgent many(Job(fixture));
-      at::set_num_threads(threads);
-      ASSERT_TRUE(many.Run().ok());
-      EXPECT_EQ(RoundedBytes(many), RoundedBytes(one)) << threads;
-    }
-  }
-  at::set_num_threads(1);
-}
-
 // Products of a general library may sum in another order beside others.
 TEST_F(MixtureJobTest, NeighboursDoNotChangeTheBytes) {
   for (const char* method : {"gptq", "adaround", "autoround"}) {
