@@ -23,6 +23,8 @@ namespace {
 
 constexpr double kHalfBits = 16;
 constexpr float kLargestHalf = 65504;
+// Weights between two looks at the cancel token.
+constexpr int64_t kWeightsAtATime = int64_t{1} << 19;
 
 // What a block's scale is chosen by.
 enum class Reach {
@@ -162,11 +164,18 @@ class GgmlFormat : public LevelTable {
     const float* from = source.const_data_ptr<float>();
     uint8_t* to = linear.codes.mutable_data_ptr<uint8_t>();
     const int64_t columns = source.size(1);
-    at::parallel_for(0, source.size(0), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        RoundRow(from + r * columns, columns, to + r * columns);
-      }
-    });
+    const int64_t rows = source.size(0);
+    const int64_t step = std::max<int64_t>(1, kWeightsAtATime / columns);
+    for (int64_t first = 0; first < rows; first += step) {
+      RETURN_IF_ERROR(cancel.Check());
+      at::parallel_for(first, std::min(first + step, rows), 1,
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t r = begin; r < end; ++r) {
+                           RoundRow(from + r * columns, columns,
+                                    to + r * columns);
+                         }
+                       });
+    }
     return linear;
   }
 
