@@ -431,7 +431,7 @@ TEST_P(GptqModelTest, GridsOfUnchangedWeightsAreThePeers) {
     const at::Tensor zero_points = Grids(weight, index, groups, spec).zeros;
     int64_t same = 0;
     for (int64_t g = 0; g < groups; ++g) {
-      const bool zeros = own.planar || ours.zeros.select(1, g).equal(
+      const bool zeros = own.planar || zero_points.select(1, g).equal(
                                            stored.zeros.select(1, g));
       same +=
           zeros && ours.scales.select(1, g).equal(stored.scales.select(1, g));
