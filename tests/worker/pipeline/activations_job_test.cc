@@ -405,8 +405,8 @@ const std::string& LoudModel() {
       for (const char* module : {"q_proj", "k_proj", "v_proj", "gate", "up"}) {
         reads = reads || absl::StrContains(name, module);
       }
-      if (norm) tensor.select(0, 5).mul_(512);
-      if (reads) tensor.select(1, 5).div_(512);
+      if (norm) tensor.select(0, 5).mul_(1024);
+      if (reads) tensor.select(1, 5).div_(1024);
     }
     const std::string to = folder.path();
     EXPECT_TRUE(
@@ -475,15 +475,15 @@ TEST(TrainedActivationsTest, KeysAndValuesOfEightBitsBarelyShowAndOfTwoDo) {
 }
 
 // The same function with one feature behind the activation function of each
-// block 2048 times as loud, and the weights that read it as much smaller.
+// block 1024 times as loud, and the weights that read it as much smaller.
 const std::string& LoudDownModel() {
   static const auto& folder = *new support::TemporaryDirectory();
   static const bool made = [] {
     const std::string tiny = support::SourcePath("deploy/models/tiny/");
     auto tensors = *checkpoints::ReadSafetensors(tiny + "model.safetensors");
     for (auto& [name, tensor] : tensors) {
-      if (absl::StrContains(name, "up_proj")) tensor.select(0, 5).mul_(2048);
-      if (absl::StrContains(name, "down_proj")) tensor.select(1, 5).div_(2048);
+      if (absl::StrContains(name, "up_proj")) tensor.select(0, 5).mul_(1024);
+      if (absl::StrContains(name, "down_proj")) tensor.select(1, 5).div_(1024);
     }
     const std::string to = folder.path();
     EXPECT_TRUE(
