@@ -71,7 +71,8 @@ TEST(GramTest, LongSequencesAndTallMatricesAreCutToLookAtTheToken) {
   ASSERT_TRUE(Energy(rows, statistics.gram, cancel).ok());
   EXPECT_EQ(cancel.looks(), 4);
   cancel.CancelAfter(5);
-  EXPECT_TRUE(absl::IsCancelled(gram.Add(rows, cancel)));
+  EXPECT_TRUE(absl::IsCancelled(
+      GramAccumulator(kFeatures, at::kCPU).Add(rows, cancel)));
   cancel.CancelAfter(7);
   EXPECT_TRUE(
       absl::IsCancelled(Energy(rows, statistics.gram, cancel).status()));

@@ -71,7 +71,7 @@ TEST(SimulationConfigTest, ModulesRunAsTheConfigSays) {
 TEST(SimulationConfigTest, InputsAreRoundedBehindTheirRotation) {
   json rotated = Good();
   rotated["recipe"]["activation_rounding"]["range"] = "dynamic";
-  rotated["rotations"] = {{"a.down", 3}};
+  rotated["rotations"] = {{"a.down", 3u}};
   const auto loader = Open(rotated);
   ASSERT_TRUE(loader.ok()) << loader.status();
   const at::Tensor x = at::tensor({31.875f, 0.3f}).view({1, 2});

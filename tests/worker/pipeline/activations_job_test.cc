@@ -36,6 +36,8 @@ struct Setting {
   std::string layout;
   // Of transform quarot, which is left out where this is empty.
   std::string online = {};
+  // Of gptq.
+  double alpha = 0;
 };
 
 v1::JobSpec Job(const Setting& setting) {
@@ -47,6 +49,10 @@ v1::JobSpec Job(const Setting& setting) {
   recipe.mutable_activation_rounding()->set_range(setting.range);
   recipe.mutable_kv_cache()->set_format(setting.kv_cache);
   recipe.mutable_exports(0)->set_id(setting.layout);
+  if (setting.alpha > 0) {
+    (*recipe.mutable_method()->mutable_params())["alpha"].set_double_value(
+        setting.alpha);
+  }
   if (setting.online.empty()) return spec;
   recipe.mutable_kv_cache()->set_rotate_keys(!setting.kv_cache.empty());
   v1::Component* rotations = recipe.add_transforms();
@@ -111,12 +117,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Setting{"rtn", "int4", "static", "int8", "dequantized",
                             "down"},
                     Setting{"gptq", "bf16", "", "", "dequantized", "all"},
-                    Setting{"gptaq", "int8", "", "", "dequantized", "all"},
+                    Setting{"gptq", "int8", "", "", "dequantized", "all", 1.0},
                     Setting{"brecq", "int8", "", "", "dequantized", "all"}),
     [](const auto& test) {
       const Setting& setting = test.param;
       return setting.method + "_" + setting.activations + "_" + setting.range +
-             "_kv_" + setting.kv_cache + setting.online;
+             "_kv_" + setting.kv_cache + setting.online +
+             (setting.alpha > 0 ? "_drift" : "");
     });
 
 TEST(ActivationsJobTest, AnArtifactRunsAsItSaysWhereverItIsRead) {

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "proto/spec/catalog_rules.h"
 #include "proto/spec/presets.h"
 #include "tests/worker/pipeline/local_agent.h"
 #include "tests/worker/pipeline/tiny_job.h"
@@ -41,18 +43,36 @@ std::vector<std::string> Ids() {
   return ids;
 }
 
+// With zero points where the format is nothing without; none where `method`
+// does not go with it.
+std::optional<v1::JobSpec> LegalJob(const std::string& method,
+                                    const std::string& format) {
+  for (const bool symmetric : {true, false}) {
+    v1::JobSpec spec = Job(method, format);
+    RecipeOf(spec).mutable_weights()->set_symmetric(symmetric);
+    if (spec::CheckRecipe(RecipeOf(spec), DescribeBuild()).empty()) return spec;
+  }
+  return std::nullopt;
+}
+
 class FormatsJobTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(FormatsJobTest, RoundingEndsInACheckpointThatReadsBackTheSame) {
   const formats::Format& format = **formats::FindFormat(GetParam());
-  LocalAgent agent(Job("rtn", GetParam()));
+  std::optional<v1::JobSpec> spec = LegalJob("rtn", GetParam());
+  if (!spec.has_value()) spec = LegalJob("hqq", GetParam());
+  ASSERT_TRUE(spec.has_value());
+  LocalAgent agent(*spec);
   const auto result = agent.Run();
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->artifacts.size(), 1);
   EXPECT_LT(result->report.verify_max_difference(), 1e-4);
   EXPECT_GT(result->report.bits_per_weight(), format.bits());
-  EXPECT_LE(result->report.bits_per_weight(), format.bits() + 0.5);
+  // At most two numbers of 16 bits for 32 weights.
+  EXPECT_LE(result->report.bits_per_weight(), format.bits() + 1);
   ASSERT_EQ(result->report.layers_size(), 14);
+  // One bit leaves less of the outputs than any bound would be worth.
+  if (format.bits() == 1) return;
   for (const v1::LayerReport& layer : result->report.layers()) {
     // Two bits leave a quarter of the energy, eight a thousandth.
     EXPECT_LT(layer.relative_error(), 1.2 * std::exp2(-format.bits()))
@@ -61,7 +81,9 @@ TEST_P(FormatsJobTest, RoundingEndsInACheckpointThatReadsBackTheSame) {
 }
 
 TEST_P(FormatsJobTest, ErrorFeedbackIsBetterThanRounding) {
-  LocalAgent agent(Job("gptq", GetParam()));
+  const std::optional<v1::JobSpec> spec = LegalJob("gptq", GetParam());
+  if (!spec.has_value()) GTEST_SKIP() << "does not go with gptq";
+  LocalAgent agent(*spec);
   const auto result = agent.Run();
   ASSERT_TRUE(result.ok()) << result.status();
   double own = 0;
