@@ -141,6 +141,15 @@ void AddParameters(FormatEntry* entry) {
   *entry->description.add_params() = ScopeParameter();
   RequireSymmetric("grid=full_range", entry);
   RequireSymmetric("grid=symmetric", entry);
+  for (const char* asked : {"grid=awq", "grid=full_range", "grid=symmetric",
+                            "clip=mse", "scope=tensor"}) {
+    v1::Requirement* method = entry->description.add_requirements();
+    method->set_seam(v1::SEAM_METHOD);
+    method->set_property("format_grids");
+    method->set_when(asked);
+    method->set_why("it chooses ranges of its own and would take no notice");
+    method->set_suggestion("rtn or gptq");
+  }
 }
 
 // Of two levels, an integer zero point makes one 0: whatever the other is, half

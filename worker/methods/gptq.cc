@@ -84,6 +84,7 @@ v1::ComponentEntry Describe() {
       "corrected ones; implied by act_order static.");
   DescribeCalibration(&entry);
   entry.add_provides("calibrated");
+  entry.add_provides("format_grids");
   return entry;
 }
 

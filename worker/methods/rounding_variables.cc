@@ -22,6 +22,7 @@ absl::StatusOr<const formats::Format*> FindIntegerFormat(
 void RequireIntegers(v1::ComponentEntry* entry) {
   *entry->add_params() = MinTokensParameter();
   entry->add_provides("calibrated");
+  entry->add_provides("format_grids");
   v1::Requirement* integer = entry->add_requirements();
   integer->set_seam(v1::SEAM_FORMAT);
   integer->set_property("integer");

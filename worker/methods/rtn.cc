@@ -25,6 +25,7 @@ v1::ComponentEntry Describe() {
       "importance", "none", {"none", "inputs"},
       "inputs: ranges are searched as with weights.clip=mse, and a weight's "
       "error counts by the mean square of its input; needs calibration data.");
+  entry.add_provides("format_grids");
   v1::Requirement* integer = entry.add_requirements();
   integer->set_seam(v1::SEAM_FORMAT);
   integer->set_property("integer");

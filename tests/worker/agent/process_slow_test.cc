@@ -79,9 +79,15 @@ TEST_F(WorkerProgramTest, AfterASuddenDeathAnotherOneGoesOnInTheSamePlace) {
 TEST_F(WorkerProgramTest, SigtermGivesTheJobBackAndExitsWell) {
   const std::string gate = directory_.File("gate");
   StartProgram();
-  server_.Assign(
-      StubAssignment(absl::StrCat("inputs;gate:", gate, ";step:b;hang")));
-  ASSERT_TRUE(server_.Await([&] { return server_.committed().size() == 1; }));
+  server_.Assign(StubAssignment(
+      absl::StrCat("inputs;progress:at the gate;gate:", gate, ";step:b;hang")));
+  // The server knows of a step before the worker knows that it does; what
+  // comes behind the step is heard when the worker is done with it.
+  ASSERT_TRUE(server_.Await([&] {
+    return LastBeat().held_size() == 1 &&
+           LastBeat().held(0).progress().detail() == "at the gate";
+  }));
+  EXPECT_EQ(server_.committed().size(), 1u);
   kill(pid_, SIGTERM);
   ASSERT_TRUE(server_.Await([&] {
     return LastBeat().held_size() == 1 && !LastBeat().accepts_work();

@@ -9,8 +9,10 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "proto/base/error.h"
 #include "proto/spec/catalog_rules.h"
 #include "proto/spec/presets.h"
 #include "tests/worker/pipeline/local_agent.h"
@@ -98,6 +100,22 @@ TEST_P(FormatsJobTest, ErrorFeedbackIsBetterThanRounding) {
 
 INSTANTIATE_TEST_SUITE_P(Registered, FormatsJobTest, testing::ValuesIn(Ids()),
                          [](const auto& test) { return test.param; });
+
+TEST(FormatsJobTest, GridsThatTheMethodWouldNotUseAreRefused) {
+  for (const auto& [name, value] :
+       std::vector<std::pair<std::string, std::string>>{
+           {"clip", "mse"}, {"grid", "awq"}, {"scope", "tensor"}}) {
+    v1::JobSpec spec = *LegalJob("hqq", "int4");
+    (*RecipeOf(spec).mutable_weights()->mutable_params())[name]
+        .set_string_value(value);
+    LocalAgent agent(spec);
+    const absl::Status status = agent.Run().status();
+    EXPECT_EQ(base::ErrorReason(status), "RECIPE_INVALID") << name;
+    EXPECT_THAT(std::string(status.message()),
+                testing::HasSubstr("with hqq: it chooses ranges"));
+    EXPECT_EQ(agent.steps_run_, 0);
+  }
+}
 
 TEST(FormatsJobTest, ParametersOfAFormatReachTheWeights) {
   v1::JobSpec spec = Job("rtn", "nf4");
