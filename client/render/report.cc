@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/render/report.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 #include <vector>
@@ -132,10 +133,12 @@ std::string LearnedWords(const v1::JobReport& report) {
 std::string SizeWords(const v1::JobReport& report) {
   std::string words = absl::StrCat(Bytes(report.float_bytes()), " -> ",
                                    Bytes(report.quantized_bytes()));
-  if (report.quantized_bytes() > 0) {
-    absl::StrAppendFormat(&words, ", %.2f times smaller",
-                          static_cast<double>(report.float_bytes()) /
-                              static_cast<double>(report.quantized_bytes()));
+  if (report.float_bytes() > 0 && report.quantized_bytes() > 0) {
+    // Dequantized, or of a source that was packed already, it may be larger.
+    const double ratio = static_cast<double>(report.float_bytes()) /
+                         static_cast<double>(report.quantized_bytes());
+    absl::StrAppendFormat(&words, ", %.2f times %s", std::max(ratio, 1 / ratio),
+                          ratio < 1 ? "larger" : "smaller");
   }
   if (report.bits_per_weight() > 0) {
     absl::StrAppendFormat(&words, ", %.2f bits per quantized weight",

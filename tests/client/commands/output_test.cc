@@ -86,6 +86,12 @@ TEST_F(OutputTest, WatchInAPipePrintsALinePerEventAndTheResult) {
   EXPECT_EQ(outcome.code, 0);
 }
 
+TEST_F(OutputTest, AnArtifactThatIsLargerThanItsSourceIsCalledLarger) {
+  server_.jobs[1].mutable_report()->set_quantized_bytes(2 * 4820000);
+  EXPECT_THAT(qctl_.Run({"get", "p8w2m4"}).out,
+              HasSubstr(", 2.00 times larger"));
+}
+
 TEST_F(OutputTest, LossCurvesAreInTheReport) {
   v1::LayerReport* layer = server_.jobs[1].mutable_report()->mutable_layers(1);
   layer->set_first_loss(0.125);
