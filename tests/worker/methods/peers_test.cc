@@ -307,7 +307,11 @@ TEST_P(GptqPeerTest, ScalesAreEqualAndLossesAgree) {
         *formats::RoundToNearest(peer.weight, {"int4", 32, true, "bfloat16"}),
         &seen);
     EXPECT_TRUE(ours.linear.scales.equal(peer.scales));
-    EXPECT_GT(agreement, 0.85);
+    // Layers behind others read what those were rounded to.
+    const bool first_stage =
+        absl::StrContains(peer.module, "layers.0.self_attn.") &&
+        !absl::EndsWith(peer.module, "o_proj");
+    EXPECT_GT(agreement, first_stage ? 0.9 : 0.85) << peer.module;
     all_agreement += agreement;
     EXPECT_LT(own, other * 1.01);
     EXPECT_LT(own, rounding);
